@@ -1,0 +1,1 @@
+"""Arrays: the storage servers that make, grow, snapshot, export and delete volumes."""

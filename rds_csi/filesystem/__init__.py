@@ -1,0 +1,1 @@
+"""Filesystems: probe, format, mount, mountinfo, grow, stats."""

@@ -1,0 +1,1 @@
+"""Frozen value objects and their (de)serialisation: no I/O, no clocks, no imports from other rooms."""

@@ -1,0 +1,131 @@
+"""Running programs: the one place where a child is started, bounded in time and output, and reaped."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from rds_csi.errors import DeadlineExceeded, Unavailable
+from rds_csi.tasks import finish
+
+# Enough for the longest honest output (a list of a thousand volumes); a tool gone mad stops here.
+MAX_OUTPUT_BYTES = 4 << 20
+# A killed child is reaped within this time, unless it sticks in the kernel (state D).
+REAP_SECONDS = 0.5
+
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a program left behind. ``returncode`` is negative for a signal, as in subprocess."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last_line(self) -> str:
+        """The tool's own last word, for errors: the last line of stderr, else of stdout, else the status."""
+        for text in (self.stderr, self.stdout):
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if lines:
+                return lines[-1][:500]
+        return f"exit status {self.returncode}"
+
+
+class Runner(Protocol):
+    """Runs programs. Injected wherever a program is needed, so that logic is tested without any."""
+
+    async def run(
+        self, *argv: str, timeout: float, input: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> Completed:
+        """Run ``argv`` and wait for its end, at most ``timeout`` seconds; the exit status is for the caller.
+
+        DeadlineExceeded after the time: the whole process group is killed. Unavailable when the program is
+        missing. Cancelled: killed and reaped first.
+        """
+        ...
+
+    async def run_to_end(self, *argv: str, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        """Like ``run``, but a cancelled caller waits for the program's end: for what changes data."""
+        ...
+
+
+class ProcessRunner:
+    """Runs programs for real: own session and process group, C locale, stdout and stderr apart and bounded."""
+
+    def __init__(self, search_path: str | None = None) -> None:
+        """``search_path``: like $PATH; by default the environment's with the sbin directories added."""
+        self._path = search_path or ":".join(
+            dict.fromkeys([*os.environ.get("PATH", os.defpath).split(":"), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+        )
+
+    async def run(
+        self, *argv: str, timeout: float, input: bytes = b"", env: Mapping[str, str] | None = None
+    ) -> Completed:
+        program = shutil.which(argv[0], path=self._path)
+        if program is None:
+            raise Unavailable(f"{argv[0]} is not installed", remedy=f"Install the package that has {argv[0]}.")
+        process = await asyncio.create_subprocess_exec(
+            program,
+            *argv[1:],
+            stdin=asyncio.subprocess.PIPE if input else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PATH": self._path, "LC_ALL": "C", **(env or {})},
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(timeout):
+                stdout, stderr = await _communicate(process, input)
+        except TimeoutError:
+            await _end(process)
+            raise DeadlineExceeded(f"{argv[0]} did not end within {timeout:g} s and was killed") from None
+        except BaseException:
+            await _end(process)
+            raise
+        returncode = process.returncode
+        assert returncode is not None
+        return Completed(argv, returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
+
+    async def run_to_end(self, *argv: str, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+        return await finish(self.run(*argv, timeout=timeout, env=env))
+
+
+async def _communicate(process: asyncio.subprocess.Process, input: bytes) -> tuple[bytes, bytes]:
+    async def feed() -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                process.stdin.write(input)
+                await process.stdin.drain()
+            process.stdin.close()
+
+    assert process.stdout is not None
+    assert process.stderr is not None
+    _, stdout, stderr, _ = await asyncio.gather(
+        feed(), _read_bounded(process.stdout), _read_bounded(process.stderr), process.wait()
+    )
+    return stdout, stderr
+
+
+async def _read_bounded(stream: asyncio.StreamReader) -> bytes:
+    """Read to the end, so that the child never blocks on a full pipe, but keep only the first bytes."""
+    kept = bytearray()
+    while chunk := await stream.read(_CHUNK_BYTES):
+        kept += chunk[: MAX_OUTPUT_BYTES - len(kept)]
+    return bytes(kept)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill the whole process group and reap the child; one that sticks in the kernel is left to init."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REAP_SECONDS):
+            await process.wait()

@@ -1,0 +1,1 @@
+"""CSI semantics only: identity, controller, group controller and node; no I/O of their own."""

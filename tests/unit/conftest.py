@@ -1,0 +1,1 @@
+"""Unit tests: no root, no sleeping, no patching; everything from outside is injected."""
