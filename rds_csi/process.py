@@ -72,15 +72,7 @@ class ProcessRunner:
         program = shutil.which(argv[0], path=self._path)
         if program is None:
             raise Unavailable(f"{argv[0]} is not installed", remedy=f"Install the package that has {argv[0]}.")
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *argv[1:],
-            stdin=asyncio.subprocess.PIPE if input else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PATH": self._path, "LC_ALL": "C", **(env or {})},
-            start_new_session=True,
-        )
+        transport, process = await self._start([program, *argv[1:]], bool(input), env or {})
         try:
             async with asyncio.timeout(timeout):
                 stdout, stderr = await _communicate(process, input)
@@ -90,9 +82,31 @@ class ProcessRunner:
         except BaseException:
             await _end(process)
             raise
+        finally:
+            # A descendant in a session of its own may hold the pipes for ever: our ends are closed all the same.
+            transport.close()
         returncode = process.returncode
         assert returncode is not None
         return Completed(argv, returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
+
+    async def _start(
+        self, argv: list[str], with_input: bool, env: Mapping[str, str]
+    ) -> tuple[asyncio.SubprocessTransport, asyncio.subprocess.Process]:
+        """As asyncio.create_subprocess_exec does it, which keeps the transport to itself."""
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.subprocess_exec(
+                lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=_CHUNK_BYTES, loop=loop),
+                *argv,
+                stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, "PATH": self._path, "LC_ALL": "C", **env},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Unavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
+        return transport, asyncio.subprocess.Process(transport, protocol, loop)
 
     async def run_to_end(self, *argv: str, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
         return await finish(self.run(*argv, timeout=timeout, env=env))

@@ -23,6 +23,9 @@ async def finish(step: Coroutine[Any, Any, T]) -> T:
                 raise
             cancelled = error
         except BaseException:
+            if not task.done():
+                # The caller's coroutine is being thrown away (GeneratorExit): nobody is left to wait.
+                raise
             # The step's own failure: told below, once, by task.result().
             break
     if cancelled is not None:

@@ -43,11 +43,16 @@ class Watch:
             return await self.look()
         return not self._problems
 
+    async def problem(self) -> str:
+        """What is wrong, in one sentence for each finding; empty when all is well."""
+        await self.ready()
+        return " ".join(f"{finding.subject}: {finding.message}." for finding in self._problems or ())
+
     async def look(self) -> bool:
         """Look once now; log what changed."""
-        before = self._problems
         problems = tuple(finding for finding in await self._check() if not finding.ok)
-        self._problems = problems
+        # Compared only now: two looks at once must not tell one change twice.
+        before, self._problems = self._problems, problems
         for problem in problems:
             if before is None or problem not in before:
                 log.warning("%s: %s: %s. %s", self._subject, problem.subject, problem.message, problem.remedy)

@@ -1,0 +1,21 @@
+"""The metrics' names, and that they belong to the object and not to the process."""
+
+from rds_csi import __version__
+from rds_csi.metrics import Metrics
+
+
+def test_the_exposition_has_our_metrics_and_those_of_the_process() -> None:
+    metrics = Metrics()
+    metrics.array_available.labels("local").set(1)
+    metrics.rpc_seconds.labels("Probe", "OK").observe(0.002)
+    text = metrics.exposition().decode()
+    assert f'rds_csi_build_info{{version="{__version__}"}} 1.0' in text
+    assert 'rds_csi_array_available{array="local"} 1.0' in text
+    assert 'rds_csi_rpc_duration_seconds_bucket{code="OK",le="0.0025",method="Probe"} 1.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_two_objects_share_nothing() -> None:
+    one, other = Metrics(), Metrics()
+    one.array_available.labels("a").set(1)
+    assert other.registry.get_sample_value("rds_csi_array_available", {"array": "a"}) is None
