@@ -89,12 +89,12 @@ class ConnectionConfig:
                 raise InvalidArgument(
                     f"{option.key} is {value}: {option.minimum} to {option.maximum} ({option.unit}) is allowed"
                 )
-        if 0 <= self.ctrl_loss_tmo < self.reconnect_delay:
+        if 0 < self.ctrl_loss_tmo < self.reconnect_delay:
             raise InvalidArgument(
                 f"reconnectDelay ({self.reconnect_delay} s) is above ctrlLossTmo ({self.ctrl_loss_tmo} s): "
                 "the kernel would give up before its first attempt"
             )
-        if 0 <= self.ctrl_loss_tmo < self.fast_io_fail_tmo:
+        if 0 < self.ctrl_loss_tmo < self.fast_io_fail_tmo:
             raise InvalidArgument(
                 f"fastIoFailTmo ({self.fast_io_fail_tmo} s) is above ctrlLossTmo ({self.ctrl_loss_tmo} s): "
                 "it would never take effect"

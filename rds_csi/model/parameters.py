@@ -7,14 +7,17 @@ from typing import Self
 
 from rds_csi.errors import InvalidArgument
 from rds_csi.model.connection import OPTIONS, ConnectionConfig, nearest
+from rds_csi.model.mounts import check_fs_type, check_mkfs_options
 
-# Set by the sidecars (external-provisioner --extra-create-metadata, external-snapshotter); read by nobody here.
+# Set by the sidecars (external-provisioner --extra-create-metadata, external-snapshotter); only FS_TYPE_KEY is read.
 _SIDECAR_PREFIX = "csi.storage.k8s.io/"
 
 FS_TYPE_KEY = "csi.storage.k8s.io/fstype"
 POOL_KEY = "pool"
 PROVISIONING_KEY = "provisioning"
 MKFS_OPTIONS_KEY = "mkfsOptions"
+# The VolumeContext entry by which the filesystem of the StorageClass reaches the node.
+CONTEXT_FS_TYPE_KEY = "fsType"
 
 CONNECTION_KEYS = frozenset(option.key for option in OPTIONS)
 VOLUME_KEYS = frozenset({POOL_KEY, PROVISIONING_KEY, MKFS_OPTIONS_KEY})
@@ -37,7 +40,7 @@ def _check_keys(parameters: Mapping[str, str], known: Iterable[str], what: str) 
     for key, value in parameters.items():
         if key not in names and not key.startswith(_SIDECAR_PREFIX):
             raise InvalidArgument(
-                f"unknown {what} {key[:64]!r}{nearest(key[:64], names)}; known are {', '.join(names)}"
+                f"unknown {what} {key[:64]!r}{nearest(key[:64], names)}; known are {', '.join(names) or 'none'}"
             )
         if len(value.encode("utf-8", "surrogatepass")) > _MAX_VALUE_BYTES:
             raise InvalidArgument(f"the value of {what} {key!r} is longer than {_MAX_VALUE_BYTES} bytes")
@@ -53,6 +56,11 @@ def parse_mutable(parameters: Mapping[str, str]) -> dict[str, str]:
     return chosen
 
 
+def check_snapshot_parameters(parameters: Mapping[str, str]) -> None:
+    """A VolumeSnapshotClass has no parameters of its own yet; those of the sidecars are let through."""
+    _check_keys(parameters, (), "snapshot parameter")
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeParameters:
     """The parameters of a StorageClass, parsed once."""
@@ -61,6 +69,8 @@ class VolumeParameters:
     pool: str = ""
     provisioning: Provisioning = Provisioning.THIN
     mkfs_options: tuple[str, ...] = ()
+    # "" when the StorageClass does not say; the capability of a request wins over it.
+    fs_type: str = ""
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> Self:
@@ -75,12 +85,15 @@ class VolumeParameters:
             connection=ConnectionConfig.from_context(parameters),
             pool=parameters.get(POOL_KEY, ""),
             provisioning=Provisioning(provisioning),
-            mkfs_options=tuple(parameters.get(MKFS_OPTIONS_KEY, "").split()),
+            mkfs_options=check_mkfs_options(parameters.get(MKFS_OPTIONS_KEY, ""), f"parameter {MKFS_OPTIONS_KEY!r}"),
+            fs_type=check_fs_type(parameters.get(FS_TYPE_KEY, ""), f"parameter {FS_TYPE_KEY!r}"),
         )
 
     def to_context(self) -> dict[str, str]:
-        """The VolumeContext entries that the node needs: the connection config and the mkfs options."""
+        """The VolumeContext entries that the node needs: connection config, mkfs options, filesystem."""
         context = self.connection.to_context()
         if self.mkfs_options:
             context[MKFS_OPTIONS_KEY] = " ".join(self.mkfs_options)
+        if self.fs_type:
+            context[CONTEXT_FS_TYPE_KEY] = self.fs_type
         return context

@@ -23,6 +23,10 @@ class StageRecord:
     ``fs_uuid`` is chosen before mkfs, so that a half-made filesystem can be told from a foreign one.
     ``attachment`` is the token of the attachment under which the record was written.
     ``boot_id`` is /proc/sys/kernel/random/boot_id of that moment.
+    ``block_targets`` are the paths at which a block node may have been placed: a node is no mount, so only
+    this tells where to look. What is there is read from the kernel.
+    ``device_number`` ("259:3") and ``device_path`` are those of the mounted device under that boot: when the
+    device has left the kernel, nothing else shows whose its dead mounts are.
     """
 
     volume_id: str
@@ -36,3 +40,6 @@ class StageRecord:
     fs_type: str = ""
     fs_uuid: str = ""
     format_state: FormatState = FormatState.UNTOUCHED
+    block_targets: tuple[str, ...] = ()
+    device_number: str = ""
+    device_path: str = ""

@@ -56,6 +56,11 @@ class NvmeTarget:
         if self.namespace_uuid and not _UUID.fullmatch(self.namespace_uuid):
             raise InvalidArgument(f"{NAMESPACE_UUID_KEY} is not a lower-case UUID: {self.namespace_uuid!r}")
 
+    @property
+    def identity(self) -> str:
+        """What stays the same when the array's address moves."""
+        return self.nqn
+
     def to_context(self) -> dict[str, str]:
         """The VolumeContext entries that ``from_context`` reads back."""
         context = {NQN_KEY: self.nqn, ADDRESS_KEY: ",".join(self.addresses), PORT_KEY: str(self.port)}
@@ -84,6 +89,11 @@ class FileTarget:
     def __post_init__(self) -> None:
         if check_path(self.path, IMAGE_FILE_KEY) != self.path:
             raise InvalidArgument(f"{IMAGE_FILE_KEY} is not a normal path: {self.path!r}")
+
+    @property
+    def identity(self) -> str:
+        """What tells this target from every other."""
+        return self.path
 
     def to_context(self) -> dict[str, str]:
         """The VolumeContext entries that ``from_context`` reads back."""

@@ -19,7 +19,7 @@ values = st.fixed_dictionaries(
 def test_a_connection_config_survives_the_context(parameters: dict[str, str]) -> None:
     loss = int(parameters.get("ctrlLossTmo", "-1"))
     delay, fast = int(parameters.get("reconnectDelay", "5")), int(parameters.get("fastIoFailTmo", "-1"))
-    if 0 <= loss < max(delay, fast):
+    if 0 < loss < max(delay, fast):
         # Each value alone is allowed; together they make no sense.
         with pytest.raises(InvalidArgument, match="is above ctrlLossTmo"):
             ConnectionConfig.from_context(parameters)
