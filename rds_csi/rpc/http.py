@@ -1,0 +1,150 @@
+"""The HTTP endpoint for Prometheus and probes: /metrics, /healthz and /readyz, and nothing else.
+
+A web framework would take more memory than the driver; this reads one request line, answers and closes.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from rds_csi.errors import ConfigurationError
+from rds_csi.logging import log
+from rds_csi.metrics import Metrics
+from rds_csi.rpc.status import clean_text
+
+logger = logging.getLogger("rds_csi.rpc")
+
+# What is wrong, in one sentence; "" when all is well.
+Check = Callable[[], Awaitable[str]]
+
+_HEAD_BYTES = 8 << 10
+_CONNECTIONS = 16
+# From connect to the last byte of the answer: a scraper that is slower is not there any more.
+_EXCHANGE_SECONDS = 10.0
+# Below the timeout of a kubelet's probe that leaves some room (5 s).
+_CHECK_SECONDS = 4.0
+
+_TEXT = "text/plain; charset=utf-8"
+_METRICS = "text/plain; version=0.0.4; charset=utf-8"
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+    content_type: str = _TEXT
+
+    def encode(self, *, with_body: bool) -> bytes:
+        head = (
+            f"HTTP/1.1 {self.status} {_REASONS[self.status]}\r\nContent-Type: {self.content_type}\r\n"
+            f"Content-Length: {len(self.body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode("latin-1") + (self.body if with_body else b"")
+
+
+class HttpEndpoint:
+    """Serves ``metrics`` and two checks at ``host:port``: ``healthy`` (restart me if not), ``ready`` (send me work)."""
+
+    def __init__(self, address: str, metrics: Metrics, *, healthy: Check, ready: Check) -> None:
+        """``address``: ``host:port`` or ``[v6]:port``; port 0 takes a free one, "" makes ``start`` do nothing."""
+        self._address = address
+        self._metrics = metrics
+        self._checks = {"/healthz": healthy, "/readyz": ready}
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on; 0 when there is none."""
+        return self._server.sockets[0].getsockname()[1] if self._server and self._server.sockets else 0
+
+    async def start(self) -> None:
+        """Listen. ConfigurationError when the address cannot be had."""
+        if not self._address:
+            return
+        host, _, port = self._address.rpartition(":")
+        try:
+            self._server = await asyncio.start_server(
+                self._accept, host.strip("[]"), int(port), limit=_HEAD_BYTES, backlog=_CONNECTIONS
+            )
+        except (OSError, ValueError, OverflowError) as error:
+            raise ConfigurationError(
+                f"cannot listen on {self._address}: {error}", remedy="Choose another --http-endpoint."
+            ) from None
+        log(logger, logging.INFO, "serving metrics and health", address=self._address)
+
+    async def close(self) -> None:
+        """Stop listening and end what is being answered."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= _CONNECTIONS:
+            writer.transport.abort()
+            return
+        task = asyncio.get_running_loop().create_task(self._exchange(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            # TimeoutError is an OSError: a client that is too slow, or has gone, gets nothing.
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(_EXCHANGE_SECONDS):
+                    writer.write(await self._answer(reader))
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
+        finally:
+            # Nothing happens when it is closed already.
+            writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return _Answer(431, b"the request is too long\n").encode(with_body=True)
+        words = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return _Answer(400, b"this is no HTTP/1 request\n").encode(with_body=True)
+        method, target, _ = words
+        if method not in (b"GET", b"HEAD"):
+            return _Answer(405, b"only GET and HEAD are answered\n").encode(with_body=True)
+        answer = await self._look(target.split(b"?", 1)[0].decode("latin-1"))
+        return answer.encode(with_body=method == b"GET")
+
+    async def _look(self, path: str) -> _Answer:
+        if path == "/metrics":
+            return _Answer(200, self._metrics.exposition(), _METRICS)
+        check = self._checks.get(path)
+        if check is None:
+            return _Answer(404, b"there are /metrics, /healthz and /readyz\n")
+        problem = await _problem(path, check)
+        return _Answer(503, f"{clean_text(problem)}\n".encode()) if problem else _Answer(200, b"ok\n")
+
+
+async def _problem(path: str, check: Check) -> str:
+    """What the check says; a check that fails or hangs is a problem too."""
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            return await check()
+    except TimeoutError:
+        return f"the check did not end within {_CHECK_SECONDS:g} s"
+    except Exception as error:
+        logger.exception("the check of %s failed", path)
+        return f"the check failed: {type(error).__name__}"
