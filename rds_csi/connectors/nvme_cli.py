@@ -1,0 +1,67 @@
+"""The ``nvme-cli`` connector: portals are connected and disconnected by the program ``nvme``."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from rds_csi.connectors.nvme_args import build_connect_args
+from rds_csi.connectors.nvme_connector import NvmeConnector
+from rds_csi.connectors.nvme_failures import Reason, ask_portal, classify, failure
+from rds_csi.connectors.nvme_link import Outcome
+from rds_csi.connectors.protocol import ConnectorOptions
+from rds_csi.errors import DriverError
+from rds_csi.model.connection import ConnectionConfig
+from rds_csi.model.targets import NvmeTarget
+from rds_csi.model.volumes import Finding
+from rds_csi.nvme.identity import HostIdentity
+from rds_csi.process import Runner
+
+NAME = "nvme-cli"
+
+# Seconds. The kernel gives a SYN 3 s and a mute target 10 s; nvme-cli's own scan takes 7 s beside 500 sessions.
+CONNECT_SECONDS = 30.0
+# Seconds. A disconnect ends in 0.3 s, but waits for the same scan.
+DISCONNECT_SECONDS = 30.0
+_VERSION_SECONDS = 10.0
+
+
+class NvmeCli:
+    """Runs ``nvme connect`` and ``nvme disconnect``; their exit status and text only tell failures apart."""
+
+    name = NAME
+
+    def __init__(self, runner: Runner, ask: Callable[[str, int], Awaitable[Reason]] = ask_portal) -> None:
+        """``ask``: settles by a plain TCP connection what nvme-cli's text does not tell."""
+        self._runner = runner
+        self._ask = ask
+
+    async def connect(
+        self, target: NvmeTarget, address: str, config: ConnectionConfig, identity: HostIdentity
+    ) -> Outcome:
+        arguments = build_connect_args(target, address, config, identity)
+        completed = await self._runner.run("nvme", *arguments, timeout=CONNECT_SECONDS)
+        if completed.returncode == 0:
+            return Outcome.MADE
+        reason, line = classify(completed.stderr or completed.stdout)
+        if reason is Reason.ALREADY:
+            return Outcome.ALREADY
+        if reason is Reason.UNTOLD:
+            reason = await self._ask(address, target.port)
+        raise failure(reason, f"{address}:{target.port}", target.nqn, line or completed.last_line)
+
+    async def disconnect(self, nqn: str) -> str:
+        completed = await self._runner.run_to_end("nvme", "disconnect", "-n", nqn, timeout=DISCONNECT_SECONDS)
+        return completed.last_line
+
+    async def check(self) -> Sequence[Finding]:
+        remedy = "Install nvme-cli 2.3 or later."
+        try:
+            completed = await self._runner.run("nvme", "version", timeout=_VERSION_SECONDS)
+        except DriverError as error:
+            return (Finding("nvme-cli", False, error.message, remedy),)
+        first = next(iter(completed.stdout.splitlines()), "")
+        good = completed.returncode == 0 and first.startswith("nvme version")
+        return (Finding("nvme-cli", good, first if good else completed.last_line, "" if good else remedy),)
+
+
+def open_connector(options: ConnectorOptions) -> NvmeConnector:
+    """The entry point ``nvme-cli``."""
+    return NvmeConnector(options, NvmeCli(options.runner))

@@ -1,0 +1,73 @@
+"""Who uses a block device: asked of the kernel before a device is taken away (lessons I10: never of lsof)."""
+
+import os
+import re
+
+from rds_csi.connectors.nodes import BlockNodes
+from rds_csi.model.devices import DeviceNumber
+from rds_csi.model.host import HostPaths
+
+# proc_pid_mountinfo(5): blanks, tabs, newlines and backslashes are written as three octal digits.
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def why_in_use(host: HostPaths, name: str, path: str, nodes: BlockNodes) -> str:
+    """What uses the block device ``name`` (its partitions included) with its node at ``path``; "" when free.
+
+    Looks at holders, mountinfo and swaps for the words, and at an exclusive open for what they do not show:
+    other mount namespaces, and btrfs, whose mounts have a made-up number. Blocking: call it in a worker.
+    """
+    directories = _with_partitions(f"{host.sys}/block/{name}")
+    holders = sorted(holder for directory in directories for holder in _names(f"{directory}/holders"))
+    if holders:
+        return f"it is held by {', '.join(holders)}"
+    mounted = _mount_point(host, {number for directory in directories if (number := _number(directory))}, path)
+    if mounted:
+        return f"it is mounted at {mounted}"
+    if _is_swap(host, path):
+        return "it is used as swap"
+    if nodes.is_claimed(path):
+        return "it is mounted in another mount namespace, or claimed by another part of the kernel"
+    return ""
+
+
+def _with_partitions(directory: str) -> list[str]:
+    parts = [f"{directory}/{name}" for name in _names(directory)]
+    return [directory, *(part for part in parts if os.path.exists(f"{part}/partition"))]
+
+
+def _number(directory: str) -> DeviceNumber | None:
+    text = _read(f"{directory}/dev").strip()
+    return DeviceNumber.parse(text) if text else None
+
+
+def _mount_point(host: HostPaths, numbers: set[DeviceNumber], path: str) -> str:
+    wanted = {str(number) for number in numbers}
+    # The source is the path under which the mounting process saw the node: without the host root.
+    sources = {path, "/dev/" + os.path.basename(path)}
+    for line in _read(f"{host.proc}/self/mountinfo").splitlines():
+        fields, _, tail = line.partition(" - ")
+        words, source = fields.split(" "), tail.split(" ")[1:2]
+        if len(words) > 4 and (words[2] in wanted or (source and source[0] in sources)):
+            return _OCTAL.sub(lambda match: chr(int(match[1], 8)), words[4])
+    return ""
+
+
+def _is_swap(host: HostPaths, path: str) -> bool:
+    used = {line.split(" ")[0] for line in _read(f"{host.proc}/swaps").splitlines()[1:]}
+    return not used.isdisjoint({path, "/dev/" + os.path.basename(path)})
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except OSError:
+        return ""

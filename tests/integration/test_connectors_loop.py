@@ -1,0 +1,164 @@
+"""The loop connector with real loop devices."""
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rds_csi.connectors.loop import LoopConnector
+from rds_csi.connectors.nodes import BlockNodes
+from rds_csi.connectors.protocol import ConnectorOptions
+from rds_csi.errors import FailedPrecondition
+from rds_csi.model.connection import ConnectionConfig
+from rds_csi.model.host import HostPaths
+from rds_csi.model.targets import FileTarget
+from rds_csi.process import ProcessRunner
+from rds_csi.workers import Workers
+
+CONFIG = ConnectionConfig()
+SIZE = 64 << 20
+TOOL_SECONDS = 60.0
+
+
+@pytest.fixture
+def connector(home: Path) -> LoopConnector:
+    return LoopConnector(ConnectorOptions(ProcessRunner(), Workers(), HostPaths(), str(home / "state")))
+
+
+def make_image(path: Path, size: int = SIZE) -> FileTarget:
+    with path.open("wb") as stream:
+        stream.truncate(size)
+    return FileTarget(str(path))
+
+
+def run(*argv: str) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=TOOL_SECONDS)
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+
+
+async def test_a_file_becomes_a_device_and_goes_again(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    connected = await connector.connect(target, CONFIG)
+    assert connected.created
+    assert connected.device.size == SIZE
+    assert BlockNodes().number_of(connected.device.path) == connected.device.number
+    assert await connector.target_of(connected.device.number) == target
+    again = await connector.connect(target, CONFIG)
+    assert (again.device, again.created) == (connected.device, False)
+    assert await connector.health(target) == ""
+    await connector.disconnect(target)
+    assert await connector.find(target) is None
+    await connector.disconnect(target)
+
+
+async def test_a_device_is_found_through_a_symlink_to_its_directory(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    device = (await connector.connect(target, CONFIG)).device
+    (home / "alias").symlink_to(home)
+    assert await connector.find(FileTarget(f"{home}/alias/image")) == device
+    await connector.disconnect(FileTarget(f"{home}/alias/image"))
+    assert await connector.find(target) is None
+
+
+async def test_a_file_made_anew_gets_a_device_of_its_own(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    old = (await connector.connect(target, CONFIG)).device
+    (home / "image").unlink()
+    assert "deleted" in await connector.health(target)
+    make_image(home / "image")
+    new = await connector.connect(target, CONFIG)
+    assert new.created
+    assert new.device.number != old.number
+    # Both are of this path; both go.
+    await connector.disconnect(target)
+    assert await connector.find(target) is None
+
+
+async def test_a_mounted_device_stays(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    device = (await connector.connect(target, CONFIG)).device
+    mount_point = home / "mnt"
+    mount_point.mkdir()
+    await asyncio.to_thread(run, "mkfs.ext4", "-q", device.path)
+    await asyncio.to_thread(run, "mount", device.path, str(mount_point))
+    with pytest.raises(FailedPrecondition, match=f"mounted at {mount_point}"):
+        await connector.disconnect(target)
+    await asyncio.to_thread(run, "umount", str(mount_point))
+    await connector.disconnect(target)
+
+
+async def test_a_device_mounted_in_another_mount_namespace_stays(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    device = (await connector.connect(target, CONFIG)).device
+    mount_point = home / "mnt"
+    mount_point.mkdir()
+    await asyncio.to_thread(run, "mkfs.ext4", "-q", device.path)
+    script = f"mount {device.path} {mount_point} && echo mounted && read _"
+    argv = ("unshare", "--mount", "sh", "-c", script)
+    pipe = asyncio.subprocess.PIPE
+    other = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe)
+    assert other.stdout is not None
+    assert await asyncio.wait_for(other.stdout.readline(), TOOL_SECONDS) == b"mounted\n"
+    with pytest.raises(FailedPrecondition, match="another mount namespace"):
+        await connector.disconnect(target)
+    await asyncio.wait_for(other.communicate(b"\n"), TOOL_SECONDS)
+    await connector.disconnect(target)
+
+
+async def test_a_device_that_is_open_is_refused_and_goes_when_it_is_closed(
+    connector: LoopConnector, home: Path
+) -> None:
+    target = make_image(home / "image")
+    device = (await connector.connect(target, CONFIG)).device
+    descriptor = os.open(device.path, os.O_RDONLY)
+    with pytest.raises(FailedPrecondition, match="open"):
+        await connector.disconnect(target)
+    os.close(descriptor)
+    await connector.disconnect(target)
+    assert await connector.find(target) is None
+
+
+async def test_growth_is_seen(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    await connector.connect(target, CONFIG)
+    os.truncate(target.path, 2 * SIZE)
+    assert (await connector.rescan(target, 2 * SIZE)).size == 2 * SIZE
+    await connector.disconnect(target)
+
+
+async def test_many_files_at_once_each_get_a_device(connector: LoopConnector, home: Path) -> None:
+    targets = [make_image(home / f"image-{number}", 1 << 20) for number in range(24)]
+    connected = await asyncio.gather(*(connector.connect(target, CONFIG) for target in targets))
+    assert len({item.device.number for item in connected}) == len(targets)
+    assert all(item.created for item in connected)
+    await asyncio.gather(*(connector.disconnect(target) for target in targets))
+    assert [await connector.find(target) for target in targets] == [None] * len(targets)
+
+
+async def test_a_cancelled_connect_leaves_nothing(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    for delay in (0.0, 0.0005, 0.001, 0.0015, 0.002, 0.0025, 0.003, 0.005):
+        call = asyncio.create_task(connector.connect(target, CONFIG))
+        await asyncio.sleep(delay)
+        call.cancel()
+        await asyncio.wait({call}, timeout=TOOL_SECONDS)
+        if call.cancelled():
+            assert await connector.find(target) is None
+        else:
+            await connector.disconnect(target)
+
+
+async def test_a_file_on_a_tmpfs_is_attached(connector: LoopConnector, home: Path) -> None:
+    mount_point = home / "tmpfs"
+    mount_point.mkdir()
+    await asyncio.to_thread(run, "mount", "-t", "tmpfs", "none", str(mount_point))
+    target = make_image(mount_point / "image", 1 << 20)
+    assert (await connector.connect(target, CONFIG)).created
+    await connector.disconnect(target)
+    await asyncio.to_thread(run, "umount", str(mount_point))
+
+
+async def test_the_machine_is_checked(connector: LoopConnector) -> None:
+    assert all(finding.ok for finding in await connector.check())
