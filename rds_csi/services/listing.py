@@ -1,0 +1,102 @@
+"""What the array has: volumes, their health, and what it can still give."""
+
+from rds_csi.arrays.protocol import Array
+from rds_csi.csi import v1 as csi
+from rds_csi.errors import NotFound
+from rds_csi.model.parameters import VolumeParameters
+from rds_csi.model.volumes import Volume
+from rds_csi.services import topology
+from rds_csi.services.capabilities import parse_capability, why_any_unsupported
+from rds_csi.services.checks import require_volume_id
+from rds_csi.services.convert import health_message, volume_message
+from rds_csi.services.paging import check_max_entries, id_before, paginate, token_after
+
+_VOLUMES = "volumes"
+_HEALTH = "health"
+
+
+class Listing:
+    """Reads only; holds no lock, so that a long operation on one volume never hides the others."""
+
+    def __init__(self, array: Array, segments: topology.Segments) -> None:
+        self._array = array
+        self._segments = segments
+
+    async def volumes(self, request: csi.ListVolumesRequest) -> csi.ListVolumesResponse:
+        """ListVolumes, sorted by id."""
+        # The request is checked before the array is asked.
+        check_max_entries(request.max_entries)
+        id_before(_VOLUMES, request.starting_token)
+        page, next_token = paginate(
+            await self._array.list_volumes(),
+            lambda volume: volume.volume_id,
+            kind=_VOLUMES,
+            max_entries=request.max_entries,
+            token=request.starting_token,
+        )
+        entries = [
+            csi.ListVolumesResponseEntry(
+                volume=volume_message(volume, self._segments),
+                status=csi.ListVolumesResponseVolumeStatus(published_node_ids=_published(volume)),
+            )
+            for volume in page
+        ]
+        return csi.ListVolumesResponse(entries=entries, next_token=next_token)
+
+    async def volume(self, request: csi.ControllerGetVolumeRequest) -> csi.ControllerGetVolumeResponse:
+        """ControllerGetVolume."""
+        volume = await self._array.get_volume(require_volume_id(request.volume_id))
+        return csi.ControllerGetVolumeResponse(
+            volume=volume_message(volume, self._segments),
+            status=csi.ControllerGetVolumeResponseVolumeStatus(published_node_ids=_published(volume)),
+        )
+
+    async def volume_health(
+        self, request: csi.ControllerGetVolumeHealthRequest
+    ) -> csi.ControllerGetVolumeHealthResponse:
+        """ControllerGetVolumeHealth."""
+        volume_id = require_volume_id(request.volume_id)
+        problems = await self._array.health(volume_id)
+        return csi.ControllerGetVolumeHealthResponse(volume_health=health_message(volume_id, problems))
+
+    async def unhealthy_volumes(
+        self, request: csi.ControllerListVolumeHealthRequest
+    ) -> csi.ControllerListVolumeHealthResponse:
+        """ControllerListVolumeHealth: only the volumes with which something is wrong, sorted by id."""
+        limit = check_max_entries(request.max_entries)
+        last_id = id_before(_HEALTH, request.starting_token)
+        entries: list[csi.VolumeHealth] = []
+        for volume_id in sorted(volume.volume_id for volume in await self._array.list_volumes()):
+            if volume_id <= last_id:
+                continue
+            try:
+                problems = await self._array.health(volume_id)
+            except NotFound:
+                # Deleted since it was listed.
+                continue
+            if not problems:
+                continue
+            if limit and len(entries) == limit:
+                return csi.ControllerListVolumeHealthResponse(
+                    entries=entries, next_token=token_after(_HEALTH, entries[-1].volume_id)
+                )
+            entries.append(health_message(volume_id, problems))
+        return csi.ControllerListVolumeHealthResponse(entries=entries)
+
+    async def capacity(self, request: csi.GetCapacityRequest) -> csi.GetCapacityResponse:
+        """GetCapacity: nothing for volumes that could never be made, or not there."""
+        parameters = VolumeParameters.parse(request.parameters)
+        capabilities = [parse_capability(message) for message in request.volume_capabilities]
+        elsewhere = bool(self._segments) and not topology.is_within(request.accessible_topology, self._segments)
+        if elsewhere or why_any_unsupported(capabilities):
+            return csi.GetCapacityResponse(available_capacity=0, maximum_volume_size=0)
+        capacity = await self._array.capacity(parameters.pool)
+        return csi.GetCapacityResponse(
+            available_capacity=capacity.available,
+            maximum_volume_size=capacity.maximum_volume_size,
+            minimum_volume_size=capacity.minimum_volume_size,
+        )
+
+
+def _published(volume: Volume) -> list[str]:
+    return sorted(attachment.node.node_id for attachment in volume.attachments)
