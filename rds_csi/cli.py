@@ -1,0 +1,118 @@
+"""The commands a person or a container starts: flags in, exit status out."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+
+from rds_csi import __version__
+from rds_csi.errors import ConfigurationError
+from rds_csi.logging import configure
+from rds_csi.settings import LogFormat, Settings, add_flags, load_settings
+
+# sysexits are not for us: 2 is what argparse gives for a wrong flag, and a wrong value is no different.
+EXIT_CONFIGURATION = 2
+# 128 + SIGINT, as a shell tells it.
+EXIT_INTERRUPTED = 130
+
+_SERVER_FLAGS = ("endpoint", "driver_name", "connector", "host_root", "nqn_prefix", "max_volumes_per_node")
+_CONTROLLER_FLAGS = ("array",)
+_NODE_FLAGS = ("node_id", "state_dir")
+_COMMON_FLAGS = ("http_endpoint", "shutdown_grace", "log_format", "log_level")
+
+_EPILOG = """\
+Every flag is also an environment variable, shown in brackets; a flag wins.
+Start with `rds-csi demo`: it plays the whole life of a volume on this machine.
+"""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0 well, 1 the command's own bad news, 2 a wrong flag, URL or directory."""
+    arguments = _parser().parse_args(argv)
+    command: Command = arguments.command
+    try:
+        return command(arguments)
+    except ConfigurationError as error:
+        print(f"rds-csi: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rds-csi",
+        description="Kubernetes CSI driver for NVMe/TCP volumes.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rds-csi {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, command: Command, *flags: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        add_flags(sub, *flags)
+        sub.set_defaults(command=command)
+        return sub
+
+    add(
+        "controller",
+        "serve the CSI controller",
+        _serve("CONTROLLER"),
+        *_SERVER_FLAGS,
+        *_CONTROLLER_FLAGS,
+        *_COMMON_FLAGS,
+    )
+    add("node", "serve the CSI node of this machine", _serve("NODE"), *_SERVER_FLAGS, *_NODE_FLAGS, *_COMMON_FLAGS)
+    add(
+        "all",
+        "serve controller and node in one process",
+        _serve("ALL"),
+        *_SERVER_FLAGS,
+        *_CONTROLLER_FLAGS,
+        *_NODE_FLAGS,
+        *_COMMON_FLAGS,
+    )
+    status = add(
+        "status",
+        "show the volumes that are staged on this machine, and whether they are well",
+        _status,
+        *("connector", "array", "state_dir", "host_root", "log_level"),
+    )
+    status.add_argument("--output", choices=["table", "json"], default="table", help="how to print (default: table)")
+    add("demo", "play the whole life of a volume on this machine; no array needed", _demo)
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> Settings:
+    settings = load_settings(vars(arguments))
+    configure(level=settings.log_level.value, as_json=settings.log_format is LogFormat.JSON)
+    return settings
+
+
+def _serve(role: str) -> Command:
+    def run(arguments: argparse.Namespace) -> int:
+        settings = _load(arguments)
+        # Imported here: --help and a wrong flag answer at once, without loading a server.
+        from rds_csi.app import Role, serve
+
+        asyncio.run(serve(settings, Role[role]))
+        return 0
+
+    return run
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments)
+    from rds_csi.commands.status import show_status
+
+    return asyncio.run(show_status(settings, as_json=arguments.output == "json"))
+
+
+def _demo(_: argparse.Namespace) -> int:
+    configure(level="error", as_json=False)
+    from rds_csi.commands.demo import play
+
+    return asyncio.run(play())

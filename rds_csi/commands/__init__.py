@@ -1,0 +1,1 @@
+"""What a person starts that is not a server: the demo, the status."""
