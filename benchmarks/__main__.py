@@ -1,0 +1,18 @@
+"""``python -m benchmarks LOAD``: measure and print. LOAD is the built program of benchmarks/load."""
+
+import sys
+from pathlib import Path
+
+from benchmarks.listing import listing
+from benchmarks.path import node_path
+from benchmarks.report import show
+from benchmarks.server import start_and_memory, trivial_calls
+
+
+def main() -> None:
+    """Run every benchmark in turn; the machine should have nothing else to do."""
+    show([*start_and_memory(), *trivial_calls(Path(sys.argv[1])), *listing(), *node_path()])
+
+
+if __name__ == "__main__":
+    main()
