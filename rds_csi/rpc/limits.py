@@ -22,5 +22,5 @@ class Limits:
     # HTTP/2 pings find a peer that stopped answering; gRPC clients answer them by themselves.
     ping_seconds: float = 120.0
     ping_timeout_seconds: float = 20.0
-    # After the grace period: how long cancelled calls get to reap their children, and clients to read.
+    # At the end of the grace period: how long cancelled calls get to reap their children, and clients to read.
     farewell_seconds: float = 2.0

@@ -14,6 +14,9 @@ from rds_csi.rpc.sockets import BACKLOG, SOCKET_MODE, Listener, listen, path_of
 
 logger = logging.getLogger("rds_csi.rpc")
 
+# How much of the grace period is kept for calls that have to be cancelled.
+_FAREWELL_SHARE = 0.2
+
 
 class CsiServer:
     """Serves ``services`` at ``endpoint`` (``unix:///path``) to whoever may open the socket file."""
@@ -58,23 +61,25 @@ class CsiServer:
         return len(self._connections.calls)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Stop: no new connections, UNAVAILABLE for new calls, up to ``grace_seconds`` for the running ones, also
-        for those whose client has gone. What runs then is cancelled, and the connections are closed."""
+        """Stop within ``grace_seconds``: no new connections, UNAVAILABLE for new calls, and time for the running
+        ones to finish, also for those whose client has gone. The last of the time is for undoing and reaping:
+        what still runs then is cancelled, and the connections are closed."""
         if self._server is None or self._listener is None:
             return
         server, listener, self._server = self._server, self._listener, None
         self._connections.refusing = True
         server.close()
         listener.remove()
+        farewell = min(self._limits.farewell_seconds, grace_seconds * _FAREWELL_SHARE)
         running = {call.task: call for call in self._connections.calls}
         if running:
             log_lines.log(logger, logging.INFO, "waiting for running calls", calls=len(running), grace=grace_seconds)
-            await asyncio.wait(running, timeout=grace_seconds)
+            await asyncio.wait(running, timeout=grace_seconds - farewell)
         late = {task: call for task, call in running.items() if not task.done()}
         for call in late.values():
             call.stop(Cause.SHUTDOWN)
         if late:
-            await asyncio.wait(late, timeout=self._limits.farewell_seconds)
+            await asyncio.wait(late, timeout=farewell)
         for task, call in late.items():
             log_lines.log(
                 logger,
@@ -83,5 +88,5 @@ class CsiServer:
                 method=call.method.name,
                 ended=task.done(),
             )
-        await self._connections.close(self._limits.farewell_seconds)
+        await self._connections.close(farewell)
         log_lines.log(logger, logging.INFO, "stopped", endpoint=f"unix://{self.path}")
