@@ -232,7 +232,7 @@ class MemoryStageRecords:
     async def load(self, volume_id: str) -> StageRecord | None:
         return self._records.get(volume_id)
 
-    async def store(self, record: StageRecord) -> None:
+    async def store(self, record: StageRecord, *, durable: bool = True) -> None:  # noqa: ARG002 - nothing here lasts
         self._records[record.volume_id] = record
 
     async def remove(self, volume_id: str) -> None:

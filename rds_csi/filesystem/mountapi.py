@@ -26,6 +26,7 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_UMOUNT_NOFOLLOW = 0x8
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 0x1, 0x2, 0x4, 0x8
 _ATIME_MASK, _NOATIME, _STRICTATIME, _RELATIME = 0x70, 0x10, 0x20, 0x0
@@ -96,6 +97,17 @@ def bind(source: str, path: str, flags: Iterable[str]) -> None:
                 "this kernel has no mount_setattr(2)", remedy="Linux 5.12 or newer is needed on the node."
             ) from error
         raise as_driver_error(f"{source} cannot be bound to {path}", error) from error
+
+
+def unbind(path: str) -> None:
+    """Blocking. Undo the mount on top at ``path`` (umount2(2)). OSError as the kernel gives it.
+
+    For a mount whose filesystem stays mounted elsewhere: nothing is written back then, so nothing can stick, and
+    no program has to be started for it.
+    """
+    if _libc.umount2(os.fsencode(path), _UMOUNT_NOFOLLOW) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
 
 
 def is_available() -> bool:

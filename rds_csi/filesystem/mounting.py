@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from rds_csi.errors import Aborted, DeadlineExceeded, DriverError, FailedPrecondition, Unavailable
 from rds_csi.filesystem.holders import who_holds
+from rds_csi.filesystem.mountapi import unbind
 from rds_csi.filesystem.protocol import MountTable
 from rds_csi.model.devices import Device
 from rds_csi.process import Completed, Runner
@@ -13,6 +14,8 @@ from rds_csi.workers import Workers
 _MOUNT_SECONDS = 100.0
 # umount writes everything back first; over a slow link that takes a while, over a dead one it takes for ever.
 _UMOUNT_SECONDS = 100.0
+# Nothing is written back by it.
+_UNBIND_SECONDS = 30.0
 # e2fsck -p replays the journal and mends what is safe to mend. A killed one is repeated from the start.
 _PREEN_SECONDS = 600.0
 # Looking for a culprit is a courtesy.
@@ -52,7 +55,9 @@ async def unmount(
         stacked = table.at(path)
         if not stacked:
             return
-        for _mount_of_stack in stacked:
+        for mount in reversed(stacked):
+            if table.is_mounted_elsewhere(mount) and await _unbind(workers, path):
+                continue
             # Not canonicalized: looking at a mount whose device is gone can hang.
             completed = await runner.run("umount", "-i", "-n", "-c", path, timeout=_UMOUNT_SECONDS)
             if completed.returncode and _says(completed, "not mounted"):
@@ -61,6 +66,15 @@ async def unmount(
                 raise await _umount_error(completed, workers, table, proc, path)
     if (await read_table()).at(path):
         raise Unavailable(f"{path} is mounted again and again by something else")
+
+
+async def _unbind(workers: Workers, path: str) -> bool:
+    """Undo a bind mount in a worker; False when the kernel refuses: umount(8) then finds out why."""
+    try:
+        await workers.run(lambda: unbind(path), timeout=_UNBIND_SECONDS, key=f"umount of {path}")
+    except OSError:
+        return False
+    return True
 
 
 async def _mount(runner: Runner, device: Device, path: str, fs_type: str, options: Sequence[str]) -> Completed:

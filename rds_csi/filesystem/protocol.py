@@ -43,6 +43,10 @@ class MountTable:
         """The mounts stacked exactly at ``path``, the visible one last."""
         return tuple(mount for mount in self.mounts if mount.path == path)
 
+    def is_mounted_elsewhere(self, mount: Mount) -> bool:
+        """Whether another mount of the same filesystem, at another path, is there too: ``mount`` is not its last."""
+        return any(other.number == mount.number and other.path != mount.path for other in self.mounts)
+
     def below(self, path: str) -> tuple[Mount, ...]:
         """The mounts strictly below ``path``."""
         return tuple(mount for mount in self.mounts if mount.path.startswith(path.rstrip("/") + "/"))
@@ -153,12 +157,13 @@ class StageRecords(Protocol):
         """The record, or None. A damaged one counts as none, and is logged."""
         ...
 
-    async def store(self, record: StageRecord) -> None:
-        """Write atomically; on return it survives a power cut."""
+    async def store(self, record: StageRecord, *, durable: bool = True) -> None:
+        """Write atomically. ``durable``: on return it survives a power cut, which costs two waits for the disk;
+        what only describes the stage itself need not, because the stage does not survive one either."""
         ...
 
     async def remove(self, volume_id: str) -> None:
-        """Forget; an absent one is fine."""
+        """Forget; an absent one is fine. After a power cut it may be there again, and says what was."""
         ...
 
     async def all(self) -> Sequence[StageRecord]:

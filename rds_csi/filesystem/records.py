@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from rds_csi.atomic import remove_durably, write_atomically
+from rds_csi.atomic import remove_leftovers, write_atomically
 from rds_csi.errors import DriverError, InvalidArgument
 from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.model.connection import ConnectionConfig
@@ -145,14 +145,14 @@ class FileStageRecords:
             return None
         return record
 
-    async def store(self, record: StageRecord) -> None:
+    async def store(self, record: StageRecord, *, durable: bool = True) -> None:
         path = self._path(record.volume_id)
         data = to_json(record)
 
         def write() -> None:
             try:
                 os.makedirs(self._directory, mode=0o700, exist_ok=True)
-                write_atomically(path, data)
+                write_atomically(path, data, durable=durable)
             except OSError as error:
                 raise as_driver_error(f"stage record {path} cannot be written", error) from error
 
@@ -164,7 +164,10 @@ class FileStageRecords:
 
         def unlink() -> None:
             try:
-                remove_durably(path)
+                remove_leftovers(path)
+                os.unlink(path)
+            except FileNotFoundError:
+                return
             except OSError as error:
                 raise as_driver_error(f"stage record {path} cannot be removed", error) from error
 

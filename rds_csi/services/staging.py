@@ -50,7 +50,8 @@ class Staging:
             record = self._first_record(wish, previous)
             step = _Step(self._connector, self._filesystems, self._records, wish, previous, record, self._boot_id)
             try:
-                await self._records.store(record)
+                # A half-made filesystem must stay known as ours; the rest ends with this boot.
+                await self._records.store(record, durable=record.format_state is FormatState.FORMATTING)
                 connected = await self._connector.connect(wish.target, wish.config)
                 step.connected = connected
                 device = await self._with_full_size(wish, connected)
@@ -167,10 +168,10 @@ class _Step:
         try:
             if plan.format:
                 # Before mkfs: a half-made filesystem must be known as ours.
-                await self._note(FormatState.FORMATTING, device, plan.fs_uuid)
+                await self._note(FormatState.FORMATTING, device, plan)
                 await self._filesystems.format(device, wish.fs_type, plan.fs_uuid, wish.mkfs_options)
             # Before the first mount: from here on there may be data, and the device is never formatted again.
-            await self._note(FormatState.FORMATTED, device, plan.fs_uuid)
+            await self._note(FormatState.FORMATTED, device, plan)
             await self._filesystems.mount(device, wish.path, wish.fs_type, wish.mount_flags)
             self._mounted = True
             if not wish.read_only:
@@ -195,10 +196,11 @@ class _Step:
         except DriverError as error:
             log.warning("a failed stage of volume %s could not be undone: %s", self._wish.volume_id, error)
 
-    async def _note(self, state: FormatState, device: Device, fs_uuid: str) -> None:
-        record = replace(self._record, format_state=state, fs_type=self._wish.fs_type, fs_uuid=fs_uuid)
+    async def _note(self, state: FormatState, device: Device, plan: Plan) -> None:
+        """Durably around an mkfs: one that a power cut forgot to have ended would be repeated over data."""
+        record = replace(self._record, format_state=state, fs_type=self._wish.fs_type, fs_uuid=plan.fs_uuid)
         self._record = on_device(record, device, self._boot_id)
-        await self._records.store(self._record)
+        await self._records.store(self._record, durable=plan.format)
 
 
 def on_device(record: StageRecord, device: Device, boot_id: str) -> StageRecord:

@@ -142,6 +142,21 @@ async def test_a_formatted_volume_is_staged_with_one_program(
     assert [call[0] for call in runner.calls] == ["mount"]
 
 
+@pytest.mark.parametrize("fs_type", FS_TYPES)
+async def test_no_program_is_started_to_undo_a_bind(
+    filesystems: HostFilesystems, device: Device, home: Path, fs_type: str
+) -> None:
+    stage, pod = str(home / "stage"), str(home / "pod")
+    await filesystems.format(device, fs_type, str(uuid.uuid4()), ())
+    await filesystems.mount(device, stage, fs_type, ())
+    await filesystems.bind(stage, pod, read_only=False, flags=())
+    await HostFilesystems(ScriptedRunner(), Workers(), HostPaths()).unmount(pod)
+    table = await filesystems.mount_table()
+    assert table.at(pod) == ()
+    assert len(table.at(stage)) == 1
+    await filesystems.unmount(stage)
+
+
 @pytest.mark.parametrize("fs_type", ["xfs", "btrfs"])
 async def test_a_mounted_filesystem_grows_and_is_then_left_alone(
     filesystems: HostFilesystems, device: Device, home: Path, fs_type: str

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -100,6 +101,15 @@ async def test_what_was_stored_is_loaded_until_it_is_removed(records: StageRecor
     await records.remove("pvc-1")
     await records.remove("pvc-1")
     assert await records.load("pvc-1") is None
+
+
+async def test_removing_takes_away_what_a_killed_writer_left(tmp_path: Path) -> None:
+    records = FileStageRecords(str(tmp_path), Workers())
+    await records.store(RECORD, durable=False)
+    (tmp_path / ".new-pvc-1.json.x7q").write_bytes(b"{")
+    (tmp_path / ".new-pvc-10.json.x7q").write_bytes(b"{")
+    await records.remove("pvc-1")
+    assert os.listdir(tmp_path) == [".new-pvc-10.json.x7q"]
 
 
 async def test_a_damaged_record_counts_as_none_and_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from rds_csi.arrays.images import kernel
+from rds_csi.atomic import TEMPORARY_PREFIX
 from rds_csi.errors import ConfigurationError
 from rds_csi.model.names import is_id
 from rds_csi.model.sizes import MIB
@@ -22,8 +23,6 @@ RETIRED = ".deleting"
 _LOCK = "lock"
 # Blocks that the lock file holds, to rewrite a record on a full filesystem: its data, and inodes on xfs.
 _RESERVE_BYTES = MIB
-# The prefix of rds_csi.atomic's temporary files.
-_TEMPORARY = ".new-"
 
 
 class Folder:
@@ -112,12 +111,12 @@ class Folder:
                 stem, suffix = os.path.splitext(name)
                 known = is_id(stem) and suffix in (IMAGE, RECORD, RETIRED)
                 accounted = suffix != IMAGE or not names.isdisjoint({stem + RECORD, stem + RETIRED})
-                if not (known and accounted) and not name.startswith(_TEMPORARY):
+                if not (known and accounted) and not name.startswith(TEMPORARY_PREFIX):
                     yield os.path.join(self.below(kind), name)
 
     def _remove_temporary(self) -> None:
         for kind in (VOLUMES, SNAPSHOTS, GROUPS):
             for name in os.listdir(self.below(kind)):
-                if name.startswith(_TEMPORARY):
+                if name.startswith(TEMPORARY_PREFIX):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(os.path.join(self.below(kind), name))
