@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -116,6 +117,22 @@ def topology_of(settings: Settings) -> dict[str, str]:
     return {f"topology.{settings.driver_name}/transport": "nvme-tcp"}
 
 
+def check_state_dir(path: str) -> None:
+    """Make the state directory when it is missing; ConfigurationError when nothing can be written there.
+
+    Told at start: the first stage would be too late, and a record that cannot be written protects nothing.
+    """
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"nothing can be written to --state-dir {path}: {error.strerror}",
+            remedy="Name a directory of the host that survives a restart of the container.",
+        ) from None
+
+
 def read_boot_id(host: HostPaths) -> str:
     """/proc/sys/kernel/random/boot_id (random(4)): another one after every boot."""
     try:
@@ -144,21 +161,23 @@ class Server:
         async with self._opened() as services:
             server = CsiServer(self._settings.endpoint, services, self._metrics)
             http = HttpEndpoint(self._settings.http_endpoint, self._metrics, healthy=_no_problem, ready=self._problem)
-            await server.start()
             await http.start()
-            async with anyio.create_task_group() as tasks:
-                for watch in self._watches:
-                    tasks.start_soon(watch.run)
-                # What start-up made lives for ever: the collector need not look at it again and again.
-                gc.collect()
-                gc.freeze()
-                log.info("serving %s as %s", self._settings.endpoint, self._role_name())
-                started()
-                await stop.wait()
-                log.info("stopping: running calls get %g s to finish", self._settings.shutdown_grace)
-                await server.drain(self._settings.shutdown_grace)
-                await http.close()
-                tasks.cancel_scope.cancel()
+            await server.start()
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for watch in self._watches:
+                        tasks.start_soon(watch.run)
+                    log.info("serving %s as %s", self._settings.endpoint, self._role_name())
+                    started()
+                    await stop.wait()
+                    log.info("stopping: running calls get %g s to finish", self._settings.shutdown_grace)
+                    await server.drain(self._settings.shutdown_grace)
+                    tasks.cancel_scope.cancel()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    # Nothing is left to do here unless the server itself was cancelled or broke.
+                    await server.drain(0)
+                    await http.close()
         log.info("stopped")
 
     @contextlib.asynccontextmanager
@@ -217,6 +236,7 @@ class Server:
 
     def _node(self, connector: Connector) -> NodeService:
         settings = self._settings
+        check_state_dir(settings.state_dir)
         filesystems, records = open_filesystems(settings, self._machine)
         # One process knows its own host NQN; a controller elsewhere reads it from the node id.
         node_id = (
@@ -263,4 +283,10 @@ async def serve(settings: Settings, role: Role) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Server(settings, role).run(stop)
+    await Server(settings, role).run(stop, started=_settle)
+
+
+def _settle() -> None:
+    """What start-up made lives for ever: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
