@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from rds_csi.arrays.configfs import Configfs, check_part
 from rds_csi.arrays.images.records import ExportIdentity
-from rds_csi.arrays.loops import LoopDevices
+from rds_csi.arrays.loops import ImageDevices
 from rds_csi.arrays.portal import Port
 from rds_csi.errors import Unavailable
 
@@ -27,9 +27,9 @@ _LINKED = frozenset({errno.EBUSY, errno.ENOTEMPTY})
 class Exports:
     """The subsystems of this array. Every method is blocking; calls for one volume come one at a time."""
 
-    def __init__(self, configfs: Configfs, loops: LoopDevices, port: Port) -> None:
+    def __init__(self, configfs: Configfs, devices: ImageDevices, port: Port) -> None:
         self._configfs = configfs
-        self._loops = loops
+        self._devices = devices
         self._port = port
         # Volumes share hosts: one must not go while another volume is about to allow it.
         self._hosts_guard = threading.Lock()
@@ -76,7 +76,7 @@ class Exports:
                     self._configfs.write("0", *namespace, "enable")
                 self._configfs.remove(*namespace)
             self._configfs.remove(*subsystem)
-        self._loops.detach(image)
+        self._devices.detach(image)
 
     def faults(self, export: ExportIdentity) -> list[str]:
         """What keeps hosts from reaching the volume, one sentence each."""
@@ -95,7 +95,7 @@ class Exports:
         self._configfs.make(*namespace)
         # Compared by its last part: the tree of devices may be mounted elsewhere than at the last start.
         current = os.path.basename(self._configfs.read(*namespace, "device_path"))
-        device = self._loops.attach(image, guess=current)
+        device = self._devices.attach(image, guess=current)
         right = current == device and self._configfs.read(*namespace, "device_uuid") == export.uuid
         if self._configfs.read(*namespace, "enable") == "1":
             if right:
@@ -103,7 +103,7 @@ class Exports:
                 self._configfs.write("1", *namespace, "revalidate_size")
                 return
             self._configfs.write("0", *namespace, "enable")
-        self._configfs.write(self._loops.path(device), *namespace, "device_path")
+        self._configfs.write(self._devices.path(device), *namespace, "device_path")
         self._configfs.write(export.uuid, *namespace, "device_uuid")
         self._configfs.write("1", *namespace, "enable")
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from rds_csi.arrays.images.records import VolumeRecord
 from rds_csi.arrays.images.store import ImageStore
-from rds_csi.arrays.loops import KernelLoopDevices
 from rds_csi.arrays.protocol import ArrayOptions, ArrayTraits
 from rds_csi.arrays.url import array_directory, parse_array_url
 from rds_csi.errors import ConfigurationError, DriverError
+from rds_csi.loopdev.devices import LoopDevices
 from rds_csi.model.targets import FileTarget
 from rds_csi.model.volumes import (
     Attachment,
@@ -33,7 +33,7 @@ def open_array(url: str, options: ArrayOptions) -> "LocalArray":
             remedy=f"It reads {_FORM}, with three slashes.",
         )
     directory = array_directory(parts.path, _FORM)
-    return LocalArray(ImageStore(directory, options.workers, KernelLoopDevices(options.host).flush))
+    return LocalArray(ImageStore(directory, options.workers, LoopDevices(options.host).flush))
 
 
 class LocalArray:

@@ -13,11 +13,12 @@ from rds_csi.arrays.exports import Exports
 from rds_csi.arrays.images.faults import fault
 from rds_csi.arrays.images.records import ExportIdentity, VolumeRecord
 from rds_csi.arrays.images.store import ImageStore, without_node
-from rds_csi.arrays.loops import KernelLoopDevices
+from rds_csi.arrays.loops import LoopImageDevices
 from rds_csi.arrays.portal import Port, Portal, parse_portal
 from rds_csi.arrays.protocol import ArrayOptions, ArrayTraits
 from rds_csi.arrays.url import array_directory, parse_array_url
 from rds_csi.errors import ConfigurationError, DriverError, InvalidArgument
+from rds_csi.loopdev.devices import LoopDevices
 from rds_csi.model.names import MAX_ID_LENGTH, check_nqn
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.model.volumes import (
@@ -58,11 +59,11 @@ def open_array(url: str, options: ArrayOptions) -> "NvmetArray":
     portal = parse_portal(parts.host, parts.port, _FORM)
     _check_prefix(options.nqn_prefix)
     directory = array_directory(parts.query[_BACKING_KEY], _FORM)
-    loops = KernelLoopDevices(options.host)
+    loops = LoopDevices(options.host)
     configfs = KernelConfigfs(os.path.join(options.host.sys, "kernel", "config", "nvmet"))
     return NvmetArray(
         ImageStore(directory, options.workers, loops.flush),
-        Exports(configfs, loops, Port(configfs, portal)),
+        Exports(configfs, LoopImageDevices(loops), Port(configfs, portal)),
         portal,
         nqn_prefix=options.nqn_prefix,
         runner=options.runner,

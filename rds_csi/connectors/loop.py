@@ -1,4 +1,4 @@
-"""The ``loop`` connector: an image file on this machine becomes a loop device (losetup(8)), and back."""
+"""The ``loop`` connector: an image file on this machine becomes a loop device, and back."""
 
 import logging
 import os
@@ -8,16 +8,16 @@ from functools import partial
 from typing import TypeVar
 
 from rds_csi.connectors import contexts
-from rds_csi.connectors.loop_devices import Bound, LoopDevice, LoopStatus, bound_to, read_loop_device
 from rds_csi.connectors.nodes import BlockNodes
 from rds_csi.connectors.protocol import Connected, ConnectorOptions
 from rds_csi.connectors.usage import why_in_use
 from rds_csi.errors import DeadlineExceeded, DriverError, FailedPrecondition, NotFound, Unavailable
+from rds_csi.loopdev.devices import Bound, LoopDevice, LoopDevices
+from rds_csi.loopdev.ioctls import LoopIoctls
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import Device, DeviceNumber
 from rds_csi.model.targets import FileTarget, Target
 from rds_csi.model.volumes import Finding
-from rds_csi.process import Completed
 from rds_csi.retry import Clock, poll
 from rds_csi.tasks import finish
 
@@ -27,31 +27,31 @@ _log = logging.getLogger(__name__)
 
 NAME = "loop"
 
-# losetup takes milliseconds; what has not come back after this long is stuck in the kernel.
-LOSETUP_SECONDS = 10.0
+# Making or unmaking a device is a millisecond; what has not come back after this long is stuck in the kernel.
+CHANGE_SECONDS = 10.0
 # A look into sysfs, with one open and one ioctl of a device.
 _LOOK_SECONDS = 5.0
 # A detached device goes when its last user (udev's probe, at most a second) has closed it.
 DETACH_SECONDS = 5.0
-# The kernel knows a new size as soon as losetup -c has ended.
+# The kernel shows a new size as soon as it was told to look.
 _GROW_SECONDS = 5.0
 
 
 class LoopConnector:
-    """Image files through loop devices: one program a connect, one a disconnect, every look in process."""
+    """Image files through loop devices: no program is started, every call into the kernel is made by a worker."""
 
     def __init__(
         self,
         options: ConnectorOptions,
         *,
-        status: LoopStatus | None = None,
+        ioctls: LoopIoctls | None = None,
         nodes: BlockNodes | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """``status``, ``nodes`` and ``clock`` are the real ones unless a test brings its own."""
-        self._options = options
+        """``ioctls``, ``nodes`` and ``clock`` are the real ones unless a test brings its own."""
+        self._workers = options.workers
         self._host = options.host
-        self._status = status or LoopStatus()
+        self._loops = LoopDevices(options.host, ioctls)
         self._nodes = nodes or BlockNodes()
         self._clock = clock or Clock()
 
@@ -72,12 +72,11 @@ class LoopConnector:
 
     async def connect(self, target: Target, config: ConnectionConfig) -> Connected:  # noqa: ARG002 - a loop device has no connection
         path = contexts.expect(target, FileTarget, NAME).path
-        await self._look(partial(_check_file, path))
         existing = await self._settled(path)
         if existing is not None:
             return Connected(await self._with_node(existing), created=False)
         try:
-            # To its end: a losetup killed half-way may have bound the device, and takes milliseconds.
+            # To its end: a worker cannot be stopped, and what it makes must be known here.
             return Connected(await finish(self._attach(path)), created=True)
         except BaseException:
             await finish(self._undo(path))
@@ -90,25 +89,29 @@ class LoopConnector:
     async def target_of(self, number: DeviceNumber) -> Target | None:
         directory = f"{self._host.sys}/dev/block/{number}"
 
-        def look() -> LoopDevice | None:
-            return read_loop_device(self._host, os.path.basename(os.path.realpath(directory)))
+        def look() -> Target | None:
+            loop = self._loops.read(os.path.basename(os.path.realpath(directory)))
+            if loop is None or loop.number != number or not loop.backing_file.startswith("/"):
+                return None
+            return FileTarget(loop.path())
 
-        loop = await self._look(look)
-        if loop is None or loop.number != number or not loop.backing_file.startswith("/"):
-            return None
-        return FileTarget(loop.path)
+        return await self._look(look)
 
     async def disconnect(self, target: Target) -> None:
         path = contexts.expect(target, FileTarget, NAME).path
-        found = (await self._bound(path)).all
-        for loop in found:
-            reason = await self._look(partial(self._why_in_use, loop))
-            if reason:
-                raise FailedPrecondition(
-                    f"{self._device(loop).path} stays attached to {path}: {reason}",
-                    remedy="Unmount or stop that first.",
-                )
-        await self._detach(found)
+
+        def look() -> tuple[LoopDevice, ...]:
+            found = self._loops.bound(path).all
+            for loop in found:
+                reason = self._why_in_use(loop)
+                if reason:
+                    raise FailedPrecondition(
+                        f"{self._loops.node(loop.name)} stays attached to {path}: {reason}",
+                        remedy="Unmount or stop that first.",
+                    )
+            return found
+
+        await self._detach(path, await self._look(look))
 
     async def rescan(self, target: Target, size: int) -> Device:
         path = contexts.expect(target, FileTarget, NAME).path
@@ -118,12 +121,10 @@ class LoopConnector:
         device = self._device(found[0])
         if device.size >= size:
             return device
-        completed = await self._losetup("--set-capacity", device.path)
-        if completed.returncode != 0:
-            raise Unavailable(f"losetup could not set the capacity of {device.path}: {completed.last_line}")
+        await self._change(path, partial(self._loops.set_capacity, found[0].name))
 
         async def grown() -> Device | None:
-            loop = await self._look(partial(read_loop_device, self._host, found[0].name))
+            loop = await self._look(partial(self._loops.read, found[0].name))
             return self._device(loop) if loop is not None and loop.size >= size else None
 
         seen = await poll(grown, timeout=_GROW_SECONDS, clock=self._clock)
@@ -144,36 +145,48 @@ class LoopConnector:
         return ""
 
     async def check(self) -> Sequence[Finding]:
-        return (await self._check_tool(), await self._check_control())
-
-    async def _check_tool(self) -> Finding:
-        try:
-            completed = await self._options.runner.run("losetup", "--version", timeout=LOSETUP_SECONDS)
-        except DriverError as error:
-            return Finding("losetup", False, error.message, error.remedy or "Install util-linux.")
-        return Finding("losetup", completed.returncode == 0, completed.last_line, "Install util-linux.")
+        return (await self._check_control(),)
 
     async def _check_control(self) -> Finding:
-        control = f"{self._host.dev}/loop-control"
+        control = self._loops.control
         try:
-            there = await self._look(partial(os.path.exists, control))
+            await self._workers.run(partial(_open_for_writing, control), timeout=_LOOK_SECONDS)
+        except FileNotFoundError:
+            return Finding("loop devices", False, f"{control} is missing", "Run modprobe loop on the host.")
+        except OSError as error:
+            message = f"{control} cannot be opened: {error.strerror}"
+            return Finding("loop devices", False, message, "Run as root, with the host's devices.")
         except DriverError as error:
             return Finding("loop devices", False, error.message)
-        message = f"{control} is there" if there else f"{control} is missing"
-        return Finding("loop devices", there, message, "" if there else "Run modprobe loop on the host.")
+        return Finding("loop devices", True, f"{control} can be opened")
 
     async def _look(self, function: Callable[[], T]) -> T:
-        return await self._options.workers.run(function, timeout=_LOOK_SECONDS)
+        try:
+            return await self._workers.run(function, timeout=_LOOK_SECONDS)
+        except OSError as error:
+            raise Unavailable(f"the loop devices cannot be looked at: {error}") from error
+
+    async def _change(self, path: str, function: Callable[[], T]) -> T:
+        """Make, grow or unmake a device of the file; while one such step is stuck in the kernel, no other is begun."""
+        what = f"the loop device of {path}"
+        try:
+            return await self._workers.run(function, timeout=CHANGE_SECONDS, key=what)
+        except OSError as error:
+            raise Unavailable(f"{what} cannot be changed: {error}") from error
 
     async def _bound(self, path: str) -> Bound:
-        return await self._look(partial(bound_to, self._host, path, self._status))
+        return await self._look(partial(self._loops.bound, path))
 
     async def _settled(self, path: str) -> LoopDevice | None:
         """The device bound to the file, for use; None when there is none. One that is about to go (autoclear) is
         waited for: it would vanish under its new user."""
 
+        def look() -> tuple[LoopDevice, ...]:
+            _check_file(path)
+            return self._loops.bound(path).current
+
         async def stable() -> tuple[LoopDevice, ...] | None:
-            found = (await self._bound(path)).current
+            found = await self._look(look)
             return None if any(loop.autoclear for loop in found) else found
 
         found = await poll(stable, timeout=DETACH_SECONDS, clock=self._clock)
@@ -185,22 +198,18 @@ class LoopConnector:
         return found[0] if found else None
 
     async def _attach(self, path: str) -> Device:
-        # Direct I/O keeps the data once in the page cache instead of twice. Not every filesystem takes it.
-        for flags in (("--direct-io=on",), ()):
-            completed = await self._losetup("--find", "--show", *flags, path)
-            name = os.path.basename(completed.stdout.strip())
-            for loop in (await self._bound(path)).current:
-                # losetup may complain about direct I/O after the device was bound: then it prints no name.
-                if not name or loop.name == name:
-                    return await self._with_node(loop)
-        raise Unavailable(f"losetup could not attach {path} to a loop device: {completed.last_line}")
+        # Direct I/O keeps the data once in the page cache instead of twice.
+        loop = await self._change(path, partial(self._loops.attach, path, direct_io=True))
+        return await self._with_node(loop)
 
     async def _undo(self, path: str) -> None:
         """Detach what a failed ``_attach`` left: nothing was bound to the file when it began."""
+
+        def look() -> tuple[LoopDevice, ...]:
+            return tuple(loop for loop in self._loops.bound(path).current if not self._why_in_use(loop))
+
         try:
-            for loop in (await self._bound(path)).current:
-                if not await self._look(partial(self._why_in_use, loop)):
-                    await self._detach((loop,))
+            await self._detach(path, await self._look(look))
         except DriverError as error:
             _log.warning("a loop device for %s may be left: %s", path, error)
 
@@ -217,34 +226,37 @@ class LoopConnector:
             )
         return device
 
-    async def _detach(self, loops: Sequence[LoopDevice]) -> None:
+    async def _detach(self, path: str, loops: Sequence[LoopDevice]) -> None:
         if not loops:
             return
-        names = [self._device(loop).path for loop in loops]
-        completed = await finish(self._losetup("--detach", *names))
-        bound = {(loop.name, loop.path) for loop in loops}
 
         def left() -> bool:
-            now = [read_loop_device(self._host, loop.name) for loop in loops]
-            return any(loop is not None and (loop.name, loop.path) in bound for loop in now)
+            now = [self._loops.read(loop.name) for loop in loops]
+            # Once it is gone, somebody else may have bound it to another file.
+            return any(new is not None and new.path() == old.path() for old, new in zip(loops, now, strict=True))
+
+        def clear() -> bool:
+            for loop in loops:
+                self._loops.clear(loop.name)
+            return left()
 
         async def gone() -> bool | None:
             return None if await self._look(left) else True
 
+        # To its end: of several devices, all are asked to go.
+        if not await finish(self._change(path, clear)):
+            return
         if await poll(gone, timeout=DETACH_SECONDS, clock=self._clock) is None:
+            names = " ".join(self._loops.node(loop.name) for loop in loops)
             raise FailedPrecondition(
-                f"{', '.join(names)} did not go away (losetup: {completed.last_line})",
-                remedy=f"Somebody has it open; find out who with: fuser -v {' '.join(names)}.",
+                f"{names} did not go away", remedy=f"Somebody has it open; find out who with: fuser -v {names}."
             )
 
-    async def _losetup(self, *arguments: str) -> Completed:
-        return await self._options.runner.run("losetup", *arguments, timeout=LOSETUP_SECONDS)
-
     def _why_in_use(self, loop: LoopDevice) -> str:
-        return why_in_use(self._host, loop.name, self._device(loop).path, self._nodes)
+        return why_in_use(self._host, loop.name, self._loops.node(loop.name), self._nodes)
 
     def _device(self, loop: LoopDevice) -> Device:
-        return Device(f"{self._host.dev}/{loop.name}", loop.number, loop.size)
+        return Device(self._loops.node(loop.name), loop.number, loop.size)
 
 
 def _check_file(path: str) -> None:
@@ -264,6 +276,10 @@ def _check_file(path: str) -> None:
         raise Unavailable(f"the image file {path} cannot be looked at: {error.strerror}") from error
     if not stat.S_ISREG(mode):
         raise FailedPrecondition(f"{path} is not a regular file", remedy="The loop connector takes image files only.")
+
+
+def _open_for_writing(path: str) -> None:
+    os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
 
 
 def open_connector(options: ConnectorOptions) -> LoopConnector:

@@ -15,9 +15,10 @@ import pytest
 import tests.unit.test_arrays_kill_points as kill_points
 from rds_csi.arrays.images import kernel
 from rds_csi.arrays.local import LocalArray, open_array
-from rds_csi.arrays.loops import KernelLoopDevices
+from rds_csi.arrays.loops import LoopImageDevices
 from rds_csi.arrays.protocol import ArrayOptions
 from rds_csi.errors import ResourceExhausted, Unavailable
+from rds_csi.loopdev.devices import LoopDevices
 from rds_csi.model.host import HostPaths
 from rds_csi.model.parameters import Provisioning
 from rds_csi.model.sizes import GIB, MIB
@@ -186,7 +187,7 @@ def test_write_through_a_loop_device_moves_the_mtime_of_the_image(home: Path) ->
     """That is how a copy without reflink sees that it was overtaken."""
     image = home / "image"
     image.write_bytes(bytes(MIB))
-    loops = KernelLoopDevices(HostPaths())
+    loops = LoopImageDevices(LoopDevices(HostPaths()))
     device = loops.path(loops.attach(str(image)))
     try:
         _write_direct(device, b"1")
@@ -213,7 +214,7 @@ def _written(device: str, content: bytes) -> Iterator[None]:
 async def test_snapshot_has_what_was_written_to_the_loop_device(on_small: LocalArray, small: Path) -> None:
     """A block volume's user writes to /dev/loopN; those pages are not the image's until they are flushed."""
     await on_small.create_volume(_spec("v1", 2 * MIB))
-    loops = KernelLoopDevices(HostPaths())
+    loops = LoopImageDevices(LoopDevices(HostPaths()))
     image = str(_image(small, "v1"))
     device = loops.path(loops.attach(image))
     try:
@@ -230,9 +231,9 @@ def _size(name: str) -> int:
 
 async def test_loop_device_is_found_grown_and_removed(on_small: LocalArray, small: Path) -> None:
     await on_small.create_volume(_spec("v1", 2 * MIB))
-    loops = KernelLoopDevices(HostPaths())
+    loops = LoopImageDevices(LoopDevices(HostPaths()))
     image = str(_image(small, "v1"))
-    assert list(loops.find(image)) == []
+    assert LoopDevices(HostPaths()).bound(image).all == ()
     name = loops.attach(image)
     try:
         assert loops.attach(image) == name
@@ -242,7 +243,7 @@ async def test_loop_device_is_found_grown_and_removed(on_small: LocalArray, smal
         assert _size(name) == 3 * MIB
     finally:
         loops.detach(image)
-    assert list(loops.find(image)) == []
+    assert LoopDevices(HostPaths()).bound(image).all == ()
     loops.detach(image)
 
 

@@ -150,14 +150,48 @@ async def test_a_cancelled_connect_leaves_nothing(connector: LoopConnector, home
             await connector.disconnect(target)
 
 
-async def test_a_file_on_a_tmpfs_is_attached(connector: LoopConnector, home: Path) -> None:
+async def test_direct_io_is_used_where_the_filesystem_takes_it(connector: LoopConnector, home: Path) -> None:
+    mount_point = home / "ext4"
+    mount_point.mkdir()
+    outer = make_image(home / "outer")
+    below = (await connector.connect(outer, CONFIG)).device
+    await asyncio.to_thread(run, "mkfs.ext4", "-q", below.path)
+    await asyncio.to_thread(run, "mount", below.path, str(mount_point))
+    target = make_image(mount_point / "image", 1 << 20)
+    device = (await connector.connect(target, CONFIG)).device
+    flag = await asyncio.to_thread(Path("/sys/dev/block", str(device.number), "loop/dio").read_text)
+    await connector.disconnect(target)
+    await asyncio.to_thread(run, "umount", str(mount_point))
+    await connector.disconnect(outer)
+    assert flag == "1\n"
+
+
+async def test_a_file_on_a_tmpfs_is_attached_and_takes_data(connector: LoopConnector, home: Path) -> None:
     mount_point = home / "tmpfs"
     mount_point.mkdir()
     await asyncio.to_thread(run, "mount", "-t", "tmpfs", "none", str(mount_point))
     target = make_image(mount_point / "image", 1 << 20)
-    assert (await connector.connect(target, CONFIG)).created
+    device = (await connector.connect(target, CONFIG)).device
+    await asyncio.to_thread(run, "mkfs.ext4", "-q", device.path)
     await connector.disconnect(target)
     await asyncio.to_thread(run, "umount", str(mount_point))
+
+
+async def test_a_file_on_an_overlay_over_a_tmpfs_takes_data(connector: LoopConnector, home: Path) -> None:
+    mount_point = home / "tmpfs"
+    mount_point.mkdir()
+    await asyncio.to_thread(run, "mount", "-t", "tmpfs", "none", str(mount_point))
+    layers = [mount_point / name for name in ("lower", "upper", "work", "merged")]
+    for directory in layers:
+        directory.mkdir()
+    lower, upper, work, merged = map(str, layers)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    await asyncio.to_thread(run, "mount", "-t", "overlay", "-o", options, "none", merged)
+    target = make_image(layers[-1] / "image", 1 << 20)
+    device = (await connector.connect(target, CONFIG)).device
+    await asyncio.to_thread(run, "mkfs.ext4", "-q", device.path)
+    await connector.disconnect(target)
+    await asyncio.to_thread(run, "umount", merged, str(mount_point))
 
 
 async def test_the_machine_is_checked(connector: LoopConnector) -> None:

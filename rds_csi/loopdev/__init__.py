@@ -1,0 +1,1 @@
+"""Loop devices of this machine: block devices over files."""
