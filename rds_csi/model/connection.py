@@ -38,7 +38,14 @@ class Option:
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("ctrlLossTmo", "ctrl_loss_tmo", "seconds", -1, _INT32_MAX, "how long the kernel reconnects; -1 for ever"),
+    Option(
+        "ctrlLossTmo",
+        "ctrl_loss_tmo",
+        "seconds",
+        -1,
+        _INT32_MAX,
+        "how long to reconnect; -1 for ever, 0 the kernel's 600",
+    ),
     Option("reconnectDelay", "reconnect_delay", "seconds", 1, 3600, "pause between two attempts to reconnect"),
     Option(
         "keepAliveTmo", "keep_alive_tmo", "seconds", 0, 3600, "silence after which a path is dead; 0 the kernel's 5"
