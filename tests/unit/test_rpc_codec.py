@@ -48,10 +48,9 @@ def test_requests_are_read_as_betterproto_wrote_them(data: st.DataObject) -> Non
 def test_requests_are_written_as_betterproto_reads_them(data: st.DataObject) -> None:
     message_type = data.draw(st.sampled_from(REQUESTS))
     message = data.draw(messages(message_type))
-    assert message_type().parse(encode(message)) == message_type().parse(bytes(message))
-    # Of a map's entry we write the empty key and value too, as other protobuf libraries do.
-    again = encode(decode(message_type, bytes(message)))
-    assert decode(message_type, again) == decode(message_type, bytes(message))
+    # Not compared with bytes(message): betterproto loses a map's entry whose key and value are both empty.
+    assert message_type().parse(encode(message)) == message
+    assert decode(message_type, encode(message)) == message
 
 
 @pytest.mark.parametrize(
