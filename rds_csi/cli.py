@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rds_csi import __version__
-from rds_csi.errors import ConfigurationError
+from rds_csi.errors import DriverError
 from rds_csi.logging import configure
 from rds_csi.settings import LogFormat, Settings, add_flags, load_settings
 
@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Command = arguments.command
     try:
         return command(arguments)
-    except ConfigurationError as error:
+    except DriverError as error:
+        # A wrong setting, or a machine that is not as it must be: either way one sentence, no traceback.
         print(f"rds-csi: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
     except KeyboardInterrupt:

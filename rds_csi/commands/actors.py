@@ -1,8 +1,13 @@
 """The client's side of the demo: what a CO would call, over the real socket."""
 
+import asyncio
 import os
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
+from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from rds_csi.csi.v1 import (
@@ -28,11 +33,14 @@ from rds_csi.csi.v1 import (
     VolumeCapabilityMountVolume,
     VolumeContentSource,
 )
+from rds_csi.model.names import id_for_name
 
 # The node's name in the demo.
 NODE = "demo-node"
 # Every call of the demo ends within this many seconds, or the demo fails.
 CALL_SECONDS = 120.0
+# Between two tries to undo what is still being done.
+AGAIN_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -72,9 +80,9 @@ class Actors:
         )
         if source is not None:
             request.volume_content_source = source
-        volume = (await self.controller.create_volume(request, timeout=CALL_SECONDS)).volume
-        self.volumes.append(volume.volume_id)
-        return volume
+        # Noted first: a call that is given up may be carried out all the same.
+        self.volumes.append(id_for_name(name))
+        return (await self.controller.create_volume(request, timeout=CALL_SECONDS)).volume
 
     async def attach(self, volume: Volume) -> dict[str, str]:
         """The array lets the node in."""
@@ -144,11 +152,11 @@ class Actors:
         problems = []
         for volume_id in self.volumes:
             try:
-                await self.detach(volume_id, node=node)
+                await _patiently(partial(self.detach, volume_id, node=node))
             except GRPCError as error:
                 problems.append(f"{volume_id} could not be detached: {error.message}")
         try:
-            await self.delete()
+            await _patiently(self.delete)
         except GRPCError as error:
             problems.append(f"not everything could be deleted: {error.message}")
         return problems
@@ -156,8 +164,8 @@ class Actors:
     async def snapshot(self, volume: Volume, name: str) -> str:
         """A snapshot of the volume; returns its id."""
         request = CreateSnapshotRequest(source_volume_id=volume.volume_id, name=name)
+        self.snapshots.append(id_for_name(name))
         snapshot = (await self.controller.create_snapshot(request, timeout=CALL_SECONDS)).snapshot
-        self.snapshots.append(snapshot.snapshot_id)
         return snapshot.snapshot_id
 
     async def expand(self, volume: Volume, size: int) -> int:
@@ -179,3 +187,15 @@ class Actors:
             volume_capability=self.capability,
         )
         await self.node.node_expand_volume(request, timeout=CALL_SECONDS)
+
+
+async def _patiently(call: Callable[[], Awaitable[None]]) -> None:
+    """Repeat the call while it is ABORTED: the step that somebody gave up (Ctrl-C) is still running."""
+    deadline = time.monotonic() + CALL_SECONDS
+    while True:
+        try:
+            return await call()
+        except GRPCError as error:
+            if error.status is not Status.ABORTED or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(AGAIN_SECONDS)

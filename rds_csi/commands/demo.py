@@ -84,11 +84,13 @@ async def play() -> int:
             finally:
                 problems += await actors.undo(node=as_root)
     finally:
+        # On every way out, Ctrl-C too.
         left = _remove(directory)
-    if left:
-        problems.append(f"left behind, which is a fault of the driver: {left}")
+        if left:
+            problems.append(f"left behind, which is a fault of the driver: {left}")
+        if problems:
+            print("", *problems, sep="\n", file=sys.stderr)
     if problems:
-        print("", *problems, sep="\n", file=sys.stderr)
         return 1
     print(f"\nNothing is left behind.\n{'' if as_root else WITHOUT_ROOT + chr(10)}\n{HINT}")
     return 0
@@ -112,8 +114,8 @@ async def _serving(settings: Settings) -> AsyncIterator[None]:
     stop, ready = anyio.Event(), asyncio.Event()
     server = asyncio.create_task(Server(settings, Role.ALL).run(stop, ready.set))
     waiting = asyncio.create_task(ready.wait())
-    await asyncio.wait((server, waiting), return_when=asyncio.FIRST_COMPLETED)
     try:
+        await asyncio.wait((server, waiting), return_when=asyncio.FIRST_COMPLETED)
         if not server.done():
             yield
     finally:
