@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rds_csi import logging as log_lines
 from rds_csi.metrics import Metrics
-from rds_csi.rpc.calls import Cause
+from rds_csi.rpc.calls import Cause, Phase
 from rds_csi.rpc.connections import Connections
 from rds_csi.rpc.limits import Limits
 from rds_csi.rpc.methods import Service, methods_of
@@ -70,6 +70,12 @@ class CsiServer:
         self._connections.refusing = True
         server.close()
         listener.remove()
+        # What was accepted a moment ago takes its first step, to be seen below.
+        await asyncio.sleep(0)
+        for call in list(self._connections.calls):
+            if call.phase is Phase.RECEIVING:
+                # Nothing has begun: it is told UNAVAILABLE, as those are that come now.
+                call.stop(Cause.SHUTDOWN)
         farewell = min(self._limits.farewell_seconds, grace_seconds * _FAREWELL_SHARE)
         running = {call.task: call for call in self._connections.calls}
         if running:

@@ -62,8 +62,10 @@ class GroupControllerService(csi.GroupControllerBase):
                 try:
                     group = await self._array.get_group(group_id)
                 except NotFound:
-                    return csi.DeleteVolumeGroupSnapshotResponse()
-                await self._check_snapshot_ids(group, request.snapshot_ids)
+                    # Absent, or a deletion that stopped half-way: the array knows, and goes on with it.
+                    group = None
+                if group is not None:
+                    await self._check_snapshot_ids(group, request.snapshot_ids)
                 await finish(self._array.delete_group(group_id))
         return csi.DeleteVolumeGroupSnapshotResponse()
 

@@ -41,10 +41,12 @@ class Volumes:
             require_capability(request.volume_capability)
         with self._locks.hold("ControllerExpandVolume", volume_id):
             volume = await self._array.get_volume(volume_id)
-            if volume.size < sizes.required:
+            size = volume.size
+            if size < sizes.required:
                 traits = self._array.traits
                 size = sizes.choose(granularity=traits.granularity, maximum=traits.maximum_volume_size)
-                volume = await finish(self._array.expand_volume(volume_id, size))
+            # Also when the size is there already: an earlier call may have failed between growth and export.
+            volume = await finish(self._array.expand_volume(volume_id, size))
         if not sizes.admits(volume.size):
             raise OutOfRange(
                 f"volume {volume_id} has {volume.size} bytes: not within "

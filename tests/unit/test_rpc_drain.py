@@ -116,3 +116,13 @@ async def test_drain_twice_and_before_start_is_fine(tmp_path: Path) -> None:
     await server.start()
     await server.drain(1)
     await server.drain(1)
+
+
+async def test_a_call_whose_request_has_not_come_is_not_begun_any_more(tmp_path: Path) -> None:
+    held = Held()
+    async with served(tmp_path, Node(held)) as server, RawClient.connected(server.path) as client:
+        waiting = client.send(client.headers(STAGE), None, end=False)
+        await eventually(lambda: server.server.running_calls == 1, "the call is accepted")
+        await server.server.drain(10)
+        assert (await client.answer(waiting)).code == Status.UNAVAILABLE.value
+    assert not held.begun.is_set()
