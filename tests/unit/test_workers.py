@@ -98,3 +98,12 @@ async def test_a_stop_iteration_does_not_hang_the_caller() -> None:
 async def test_the_thread_knows_for_which_request_it_works() -> None:
     request_id.set("r-1")
     assert await Workers().run(request_id.get, timeout=5) == "r-1"
+
+
+async def test_a_thread_is_used_again_and_not_while_it_is_stuck(gate: threading.Event) -> None:
+    workers = Workers()
+    first = await workers.run(threading.get_ident, timeout=5)
+    assert await workers.run(threading.get_ident, timeout=5) == first
+    with pytest.raises(DeadlineExceeded):
+        await workers.run(gate.wait, timeout=0.005)
+    assert await workers.run(threading.get_ident, timeout=5) != first
