@@ -92,11 +92,14 @@ async def test_a_mounted_device_stays(connector: LoopConnector, home: Path) -> N
 async def test_a_device_mounted_in_another_mount_namespace_stays(connector: LoopConnector, home: Path) -> None:
     target = make_image(home / "image")
     device = (await connector.connect(target, CONFIG)).device
-    mount_point = home / "mnt"
+    # A private mount of the test's own, because in a chroot "/" is no mount whose propagation could be changed.
+    mount_point = home / "private"
     mount_point.mkdir()
+    await asyncio.to_thread(run, "mount", "-t", "tmpfs", "tmpfs", str(mount_point))
+    await asyncio.to_thread(run, "mount", "--make-private", str(mount_point))
     await asyncio.to_thread(run, "mkfs.ext4", "-q", device.path)
-    script = f"mount {device.path} {mount_point} && echo mounted && read _"
-    argv = ("unshare", "--mount", "sh", "-c", script)
+    script = f"mkdir {mount_point}/mnt && mount {device.path} {mount_point}/mnt && echo mounted && read _"
+    argv = ("unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script)
     pipe = asyncio.subprocess.PIPE
     other = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe)
     assert other.stdout is not None
@@ -105,6 +108,7 @@ async def test_a_device_mounted_in_another_mount_namespace_stays(connector: Loop
         await connector.disconnect(target)
     await asyncio.wait_for(other.communicate(b"\n"), TOOL_SECONDS)
     await connector.disconnect(target)
+    await asyncio.to_thread(run, "umount", str(mount_point))
 
 
 async def test_a_device_that_is_open_is_refused_and_goes_when_it_is_closed(

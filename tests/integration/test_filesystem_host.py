@@ -500,9 +500,9 @@ async def test_a_bind_reaches_other_mount_namespaces_with_its_attributes(
     run("mount", "--make-shared", kubelet)
     await filesystems.format(device, "ext4", str(uuid.uuid4()), ())
     await filesystems.mount(device, stage, "ext4", ())
-    other = await asyncio.create_subprocess_exec(
-        "unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo ready; read end", stdin=PIPE, stdout=PIPE
-    )
+    script = f"mount --make-slave {kubelet}; echo ready; read end"
+    argv = ("unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script)
+    other = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE)
     try:
         assert other.stdout is not None
         async with asyncio.timeout(TOOL_SECONDS):
@@ -523,8 +523,14 @@ async def test_a_device_claimed_in_another_mount_namespace_is_not_formatted(
 ) -> None:
     fs_uuid = str(uuid.uuid4())
     await filesystems.format(device, "ext4", fs_uuid, ())
-    script = f"mount {device.path} {home}; echo ready; read end"
-    other = await asyncio.create_subprocess_exec("unshare", "--mount", "sh", "-c", script, stdin=PIPE, stdout=PIPE)
+    # A private mount of the test's own, because in a chroot "/" is no mount whose propagation could be changed.
+    private = home / "private"
+    private.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", str(private))
+    run("mount", "--make-private", str(private))
+    script = f"mkdir {private}/mnt; mount {device.path} {private}/mnt; echo ready; read end"
+    argv = ("unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script)
+    other = await asyncio.create_subprocess_exec(*argv, stdin=PIPE, stdout=PIPE)
     try:
         assert other.stdout is not None
         async with asyncio.timeout(TOOL_SECONDS):
@@ -534,3 +540,4 @@ async def test_a_device_claimed_in_another_mount_namespace_is_not_formatted(
             await filesystems.format(device, "ext4", fs_uuid, ())
     finally:
         await other.communicate(b"\n")
+        await filesystems.unmount(str(private))
