@@ -235,7 +235,7 @@ class MemoryStageRecords:
     async def store(self, record: StageRecord, *, durable: bool = True) -> None:  # noqa: ARG002 - nothing here lasts
         self._records[record.volume_id] = record
 
-    async def remove(self, volume_id: str) -> None:
+    async def remove(self, volume_id: str, *, durable: bool = False) -> None:  # noqa: ARG002 - nothing here lasts
         self._records.pop(volume_id, None)
 
     async def all(self) -> Sequence[StageRecord]:

@@ -162,8 +162,9 @@ class StageRecords(Protocol):
         what only describes the stage itself need not, because the stage does not survive one either."""
         ...
 
-    async def remove(self, volume_id: str) -> None:
-        """Forget; an absent one is fine. After a power cut it may be there again, and says what was."""
+    async def remove(self, volume_id: str, *, durable: bool = False) -> None:
+        """Forget; an absent one is fine. Without ``durable`` a power cut may bring it back, which says what was:
+        true of all but a half-made filesystem, which somebody may have used since."""
         ...
 
     async def all(self) -> Sequence[StageRecord]:

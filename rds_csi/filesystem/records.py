@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from rds_csi.atomic import remove_leftovers, write_atomically
+from rds_csi.atomic import remove_leftovers, sync_directory, write_atomically
 from rds_csi.errors import DriverError, InvalidArgument
 from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.model.connection import ConnectionConfig
@@ -45,6 +45,7 @@ def to_json(record: StageRecord) -> bytes:
         "blockTargets": list(record.block_targets),
         "deviceNumber": record.device_number,
         "devicePath": record.device_path,
+        "settled": record.settled,
     }
     return json.dumps(document, indent=1, sort_keys=True).encode("ascii") + b"\n"
 
@@ -91,6 +92,7 @@ class _Fields:
             block_targets=self._list("blockTargets"),
             device_number=self._string("deviceNumber", ""),
             device_path=self._string("devicePath", ""),
+            settled=self._boolean("settled", False),
         )
 
     def _string(self, key: str, default: str | None = None) -> str:
@@ -99,8 +101,8 @@ class _Fields:
             raise InvalidArgument(f"{key} is not a string")
         return value
 
-    def _boolean(self, key: str) -> bool:
-        value = self._document.get(key)
+    def _boolean(self, key: str, default: bool | None = None) -> bool:
+        value = self._document.get(key, default)
         if not isinstance(value, bool):
             raise InvalidArgument(f"{key} is neither true nor false")
         return value
@@ -159,13 +161,15 @@ class FileStageRecords:
         # To its end: an abandoned thread could write this record after a later call has removed it.
         await finish(self._workers.run(write, timeout=_TIMEOUT_SECONDS, key=f"write of {path}"))
 
-    async def remove(self, volume_id: str) -> None:
+    async def remove(self, volume_id: str, *, durable: bool = False) -> None:
         path = self._path(volume_id)
 
         def unlink() -> None:
             try:
                 remove_leftovers(path)
                 os.unlink(path)
+                if durable:
+                    sync_directory(self._directory)
             except FileNotFoundError:
                 return
             except OSError as error:

@@ -27,6 +27,7 @@ class StageRecord:
     this tells where to look. What is there is read from the kernel.
     ``device_number`` ("259:3") and ``device_path`` are those of the mounted device under that boot: when the
     device has left the kernel, nothing else shows whose its dead mounts are.
+    ``settled``: the mounted filesystem has grown to its device and belongs to the group that was asked for.
     """
 
     volume_id: str
@@ -41,5 +42,6 @@ class StageRecord:
     fs_uuid: str = ""
     format_state: FormatState = FormatState.UNTOUCHED
     block_targets: tuple[str, ...] = ()
+    settled: bool = False
     device_number: str = ""
     device_path: str = ""

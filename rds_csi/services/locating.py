@@ -66,24 +66,30 @@ class Locator:
         number = await self._node_at(mount.source)
         return None if number is None else await self._connector.target_of(number)
 
-    async def check_ours(self, mount: Mount, located: Located | None, record: StageRecord | None) -> None:
+    async def check_ours(
+        self, volume_id: str, mount: Mount, located: Located | None, record: StageRecord | None
+    ) -> None:
         """FailedPrecondition unless ``mount`` may be undone for the volume: what a request names by its path
         must never take away a mount of the host, or of another volume.
         """
         if located is not None and mount in located.mounts:
             return
-        if record is not None and self._was_staged_as(mount, record):
+        if record is not None and self.was_staged_as(mount, record):
             return
-        if record is None and await self.target_of_mount(mount) is not None:
+        if record is None and await self._is_of_no_other(volume_id, await self.target_of_mount(mount)):
             return
         raise FailedPrecondition(
             f"{mount.path} has {mount.fs_type} of {mount.source} mounted, which is not this volume",
             remedy="Look what is mounted there (findmnt), and unmount it by hand if it is not needed.",
         )
 
-    async def is_ours(self, number: DeviceNumber) -> bool:
-        """Whether the block device is one of this driver's."""
-        return await self._connector.target_of(number) is not None
+    async def may_be_of(self, volume_id: str, number: DeviceNumber) -> bool:
+        """Whether the block device is one of this driver's, and of no other volume that is staged here."""
+        return await self._is_of_no_other(volume_id, await self._connector.target_of(number))
+
+    async def _is_of_no_other(self, volume_id: str, target: Target | None) -> bool:
+        others = {record.target.identity for record in await self._records.all() if record.volume_id != volume_id}
+        return target is not None and target.identity not in others
 
     async def block_targets_in_use(self, record: StageRecord | None, number: DeviceNumber) -> list[str]:
         """The recorded publish paths that have a block node of the device now."""
@@ -98,7 +104,7 @@ class Locator:
         number = await self._filesystems.block_node_at(path)
         return None if number is None else await self._connector.target_of(number)
 
-    def _was_staged_as(self, mount: Mount, record: StageRecord) -> bool:
+    def was_staged_as(self, mount: Mount, record: StageRecord) -> bool:
         """Whether a mount is of the device that the volume was staged as: the dead mounts of a device that has
         left the kernel (lessons 22b). The kernel gives the number to nobody else while such a mount lasts."""
         if record.boot_id != self._boot_id or not record.device_number:

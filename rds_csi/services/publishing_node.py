@@ -45,7 +45,7 @@ class NodePublishing:
             record = await self._records.load(volume_id)
             if record is not None and path == record.staging_path:
                 raise InvalidArgument(f"target_path is where volume {volume_id} is staged, not published: {path!r}")
-            await self._check_ours(record, path)
+            await self._check_ours(volume_id, record, path)
             await finish(self._take_away(record, path))
 
     async def _publish_mount(self, wish: PublishWish, located: Located) -> None:
@@ -57,6 +57,8 @@ class NodePublishing:
         stacked = (await self._filesystems.mount_table()).at(wish.path)
         if stacked:
             _check_same(wish, stacked[-1], located)
+            # A repeated call goes on where a slow one stopped; a tree that is given already is left alone.
+            await finish(self._give(wish))
             return
         _check_writable(wish, staged[-1])
         others = [mount.path for mount in located.mounts if mount.path != wish.staging_path]
@@ -65,6 +67,9 @@ class NodePublishing:
 
     async def _bind(self, wish: PublishWish) -> None:
         await self._filesystems.bind(wish.staging_path, wish.path, read_only=wish.read_only, flags=wish.flags)
+        await self._give(wish)
+
+    async def _give(self, wish: PublishWish) -> None:
         if wish.group is not None and not wish.read_only:
             await self._filesystems.set_group(wish.path, wish.group)
 
@@ -87,19 +92,19 @@ class NodePublishing:
             await self._records.store(replace(record, block_targets=(*record.block_targets, wish.path)))
         await self._filesystems.place_block_node(located.device, wish.path, read_only=wish.read_only)
 
-    async def _check_ours(self, record: StageRecord | None, path: str) -> None:
+    async def _check_ours(self, volume_id: str, record: StageRecord | None, path: str) -> None:
         """FailedPrecondition when what is at ``path`` is not of this volume."""
         located = await self._locator.of_target(record.target, record) if record is not None else None
         stacked = (await self._filesystems.mount_table()).at(path)
         for mount in stacked:
-            await self._locator.check_ours(mount, located, record)
+            await self._locator.check_ours(volume_id, mount, located, record)
         if stacked:
             return
         number = await self._filesystems.block_node_at(path)
         known = record is not None and path in record.block_targets
-        if number is not None and not known and not await self._locator.is_ours(number):
+        if number is not None and not known and not await self._locator.may_be_of(volume_id, number):
             raise FailedPrecondition(
-                f"{path} is a block node of device {number}, which is not of this driver",
+                f"{path} is a block node of device {number}, which is not of volume {volume_id}",
                 remedy="Look what it is, and remove it by hand if it is not needed.",
             )
 

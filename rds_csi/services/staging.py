@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rds_csi.connectors.protocol import Connected, Connector
-from rds_csi.errors import AlreadyExists, DriverError, FailedPrecondition
+from rds_csi.errors import AlreadyExists, DriverError, FailedPrecondition, Unavailable
 from rds_csi.filesystem.protocol import Filesystems, Mount, StageRecords
 from rds_csi.locks import OperationLocks
 from rds_csi.model.devices import Device
@@ -46,6 +46,7 @@ class Staging:
             located = await self._locator.of_target(wish.target, previous)
             if await self._is_staged(wish, located, previous):
                 return
+            await self._give_up_earlier(wish, located, previous)
             # Before the session: a volume that this process does not live to finish can still be unstaged.
             record = self._first_record(wish, previous)
             step = _Step(self._connector, self._filesystems, self._records, wish, previous, record, self._boot_id)
@@ -80,11 +81,25 @@ class Staging:
             )
         _check_attachment(wish, record)
         _check_compatible(wish, stacked[-1])
-        if record is None or record.format_state is not FormatState.FORMATTED:
+        if record is None or record.format_state is not FormatState.FORMATTED or not record.settled:
             # The record was lost, or its writer killed between mount and record.
             found = replace(self._first_record(wish, record), fs_type=wish.fs_type, format_state=FormatState.FORMATTED)
-            await self._records.store(on_device(found, located.device, self._boot_id))
+            found = on_device(found, located.device, self._boot_id)
+            await self._records.store(found)
+            await finish(settle(self._filesystems, self._records, wish, located.device, found))
         return True
+
+    async def _give_up_earlier(self, wish: StageWish, located: Located | None, record: StageRecord | None) -> None:
+        """Leave the session of an earlier attachment, before it is used for this one.
+
+        Another node may have written meanwhile: what this kernel holds of the filesystem is older than the disk.
+        FailedPrecondition while anything, in whatever mount namespace, still holds it.
+        """
+        if located is None or not is_of_earlier_attachment(wish, record):
+            return
+        if located.mounts:
+            _check_attachment(wish, record)
+        await finish(self._connector.disconnect(wish.target))
 
     def _is_staged_block(self, wish: StageWish, located: Located | None, record: StageRecord | None) -> bool:
         if located is None:
@@ -169,15 +184,15 @@ class _Step:
             if plan.format:
                 # Before mkfs: a half-made filesystem must be known as ours.
                 await self._note(FormatState.FORMATTING, device, plan)
+                # Device names and numbers are given out again: right before the one-way door, look once more.
+                if await self._connector.find(wish.target) != device:
+                    raise Unavailable(f"{device.path} is not the device of volume {wish.volume_id} any more")
                 await self._filesystems.format(device, wish.fs_type, plan.fs_uuid, wish.mkfs_options)
             # Before the first mount: from here on there may be data, and the device is never formatted again.
             await self._note(FormatState.FORMATTED, device, plan)
             await self._filesystems.mount(device, wish.path, wish.fs_type, wish.mount_flags)
             self._mounted = True
-            if not wish.read_only:
-                await self._filesystems.grow(device, wish.path, wish.fs_type)
-                if wish.group is not None:
-                    await self._filesystems.set_group(wish.path, wish.group)
+            await settle(self._filesystems, self._records, wish, device, self._record)
         except BaseException:
             await self.undo()
             raise
@@ -198,9 +213,22 @@ class _Step:
 
     async def _note(self, state: FormatState, device: Device, plan: Plan) -> None:
         """Durably around an mkfs: one that a power cut forgot to have ended would be repeated over data."""
+        durable = plan.format or self._record.format_state is FormatState.FORMATTING
         record = replace(self._record, format_state=state, fs_type=self._wish.fs_type, fs_uuid=plan.fs_uuid)
         self._record = on_device(record, device, self._boot_id)
-        await self._records.store(self._record, durable=plan.format)
+        await self._records.store(self._record, durable=durable)
+
+
+async def settle(
+    filesystems: Filesystems, records: StageRecords, wish: StageWish, device: Device, record: StageRecord
+) -> None:
+    """Grow the mounted filesystem to its device and give it to the group, then note that both are done: a repeated
+    stage goes on where a killed or slow one stopped, and leaves alone what is settled."""
+    if not wish.read_only:
+        await filesystems.grow(device, wish.path, wish.fs_type)
+        if wish.group is not None:
+            await filesystems.set_group(wish.path, wish.group)
+    await records.store(replace(record, settled=True), durable=False)
 
 
 def on_device(record: StageRecord, device: Device, boot_id: str) -> StageRecord:
@@ -218,13 +246,20 @@ def _check_not_elsewhere(wish: StageWish, located: Located | None, record: Stage
         )
 
 
+def is_of_earlier_attachment(wish: StageWish, record: StageRecord | None) -> bool:
+    """Whether the volume was detached and attached again since the record was written."""
+    if record is None or not record.attachment or not wish.attachment:
+        return False
+    return record.attachment != wish.attachment
+
+
 def _check_attachment(wish: StageWish, record: StageRecord | None) -> None:
     """FailedPrecondition when the volume was detached and attached again since it was staged.
 
     Another node may have written to it meanwhile (a forced detach, openebs PR#905): what this kernel still
     holds of the filesystem is then older than the disk.
     """
-    if record is not None and record.attachment and wish.attachment and record.attachment != wish.attachment:
+    if is_of_earlier_attachment(wish, record):
         raise FailedPrecondition(
             f"volume {wish.volume_id} was staged under an earlier attachment, and may have changed since",
             remedy="Delete the pods that used it on this node, so that it is unstaged, then stage it again.",

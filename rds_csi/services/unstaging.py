@@ -4,7 +4,7 @@ from rds_csi.connectors.protocol import Connector
 from rds_csi.errors import FailedPrecondition
 from rds_csi.filesystem.protocol import Filesystems, Mount, StageRecords
 from rds_csi.locks import OperationLocks
-from rds_csi.model.records import StageRecord
+from rds_csi.model.records import FormatState, StageRecord
 from rds_csi.services.locating import Located, Locator
 from rds_csi.tasks import finish
 
@@ -39,14 +39,25 @@ class Unstaging:
         target = record.target if record is not None else await self._locator.target_of_mount(stacked[-1])
         located = await self._locator.of_target(target, record) if target is not None else None
         for mount in stacked:
-            await self._locator.check_ours(mount, located, record)
+            await self._locator.check_ours(volume_id, mount, located, record)
         if located is not None:
             await self._check_unpublished(volume_id, path, located)
+        elif record is not None:
+            await self._check_no_dead_mounts(path, record)
         if stacked:
             await self._filesystems.unmount(path)
         if target is not None:
             await self._connector.disconnect(target)
-        await self._records.remove(volume_id)
+        # One that comes back after a power cut would have mkfs repeated over what is there by then.
+        half_made = record is not None and record.format_state is FormatState.FORMATTING
+        await self._records.remove(volume_id, durable=half_made)
+
+    async def _check_no_dead_mounts(self, path: str, record: StageRecord) -> None:
+        """The device is gone, but pods still have it mounted: only the record tells whose mounts these are."""
+        table = await self._filesystems.mount_table()
+        dead = [mount.path for mount in table.mounts if self._locator.was_staged_as(mount, record)]
+        if published := [mount_path for mount_path in dead if mount_path != path]:
+            raise _still_published(record.volume_id, published)
 
     async def _is_of_another_volume(self, path: str) -> bool:
         return any(record.staging_path == path for record in await self._records.all())
@@ -56,6 +67,10 @@ class Unstaging:
         used = [mount.path for mount in located.mounts if mount.path != path]
         used += await self._locator.block_targets_in_use(located.record, located.device.number)
         if used:
-            raise FailedPrecondition(
-                f"volume {volume_id} is still published at {', '.join(used[:8])}", remedy="Unpublish it there first."
-            )
+            raise _still_published(volume_id, used)
+
+
+def _still_published(volume_id: str, paths: list[str]) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"volume {volume_id} is still published at {', '.join(paths[:8])}", remedy="Unpublish it there first."
+    )
