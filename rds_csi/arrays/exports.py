@@ -14,7 +14,7 @@ from rds_csi.arrays.configfs import Configfs, check_part
 from rds_csi.arrays.images.records import ExportIdentity
 from rds_csi.arrays.loops import ImageDevices
 from rds_csi.arrays.portal import Port
-from rds_csi.errors import Unavailable
+from rds_csi.errors import FailedPrecondition, Unavailable
 
 # The namespace of every export.
 NSID = "1"
@@ -45,6 +45,7 @@ class Exports:
     def ensure(self, export: ExportIdentity, image: str, hosts: Collection[str]) -> None:
         """Make sure that the image is exported, with its present size, to exactly these hosts (NQNs)."""
         subsystem = ("subsystems", check_part(export.nqn))
+        self._check_ours(export, image)
         if self._configfs.make(*subsystem):
             # By default random: a host would see another subsystem after a reboot.
             self._configfs.write(export.uuid.replace("-", "")[:_SERIAL_LENGTH], *subsystem, "attr_serial")
@@ -54,18 +55,20 @@ class Exports:
         self._set_hosts(export, hosts)
         self._port.link(export.nqn)
 
-    def admit(self, export: ExportIdentity, hosts: Collection[str]) -> None:
+    def admit(self, export: ExportIdentity, image: str, hosts: Collection[str]) -> None:
         """Let in exactly these hosts; those that are shut out lose their connections at once.
 
         An export that is not there lets nobody in.
         """
         if self._configfs.exists("subsystems", check_part(export.nqn), "allowed_hosts"):
+            self._check_ours(export, image)
             self._set_hosts(export, hosts)
             self._port.link(export.nqn)
 
     def remove(self, export: ExportIdentity, image: str) -> None:
         """Make sure that nothing of the export is left, and see it gone."""
         subsystem = ("subsystems", check_part(export.nqn))
+        self._check_ours(export, image)
         self._port.unlink(export.nqn)
         if self._configfs.exists(*subsystem):
             for host in self._configfs.entries(*subsystem, "allowed_hosts"):
@@ -78,17 +81,37 @@ class Exports:
             self._configfs.remove(*subsystem)
         self._devices.detach(image)
 
-    def faults(self, export: ExportIdentity) -> list[str]:
+    def faults(self, export: ExportIdentity, image: str) -> list[str]:
         """What keeps hosts from reaching the volume, one sentence each."""
         namespace = ("subsystems", export.nqn, "namespaces", NSID)
         if not self._configfs.exists("subsystems", export.nqn):
             return [f"the subsystem {export.nqn} is not there"]
         faults = []
+        foreign = self._foreign(export, image)
+        if foreign:
+            faults.append(f"{export.nqn} shows {foreign} and not {image}")
         if not self._configfs.exists(*namespace) or self._configfs.read(*namespace, "enable") != "1":
             faults.append(f"namespace {NSID} of {export.nqn} is not enabled")
         if not self._port.is_linked(export.nqn):
             faults.append(f"{export.nqn} is not linked to a port at {self._port.portal.address}")
         return faults
+
+    def _check_ours(self, export: ExportIdentity, image: str) -> None:
+        """FailedPrecondition when the subsystem belongs to another array, as that of a copied directory would."""
+        foreign = self._foreign(export, image)
+        if foreign:
+            raise FailedPrecondition(
+                f"the subsystem {export.nqn} shows {foreign} and not {image}: another array exports it",
+                remedy="Stop the other array and remove its subsystem, or give this array another --nqn-prefix.",
+            )
+
+    def _foreign(self, export: ExportIdentity, image: str) -> str:
+        """The file of somebody else that the enabled namespace shows, or "". Leftovers over deleted files, and
+        namespaces that are not enabled, are nobody's."""
+        namespace = ("subsystems", export.nqn, "namespaces", NSID)
+        if not self._configfs.exists(*namespace) or self._configfs.read(*namespace, "enable") != "1":
+            return ""
+        return self._devices.foreign(os.path.basename(self._configfs.read(*namespace, "device_path")), image)
 
     def _ensure_namespace(self, export: ExportIdentity, image: str) -> None:
         namespace = ("subsystems", export.nqn, "namespaces", NSID)

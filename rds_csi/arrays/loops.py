@@ -31,6 +31,10 @@ class ImageDevices(Protocol):
         """The device node of ``name``."""
         ...
 
+    def foreign(self, name: str, image: str) -> str:
+        """The path of the file behind ``name`` if it is there and is not the image; else ""."""
+        ...
+
 
 class LoopImageDevices:
     """The loop devices of the running kernel."""
@@ -40,6 +44,14 @@ class LoopImageDevices:
 
     def path(self, name: str) -> str:
         return self._loops.node(name)
+
+    def foreign(self, name: str, image: str) -> str:
+        loop = self._loops.read(name)
+        # The kernel adds " (deleted)" to a file that is gone, so that does not exist.
+        if loop is None or not os.path.exists(loop.backing_file) or self._loops.current(name, image) is not None:
+            return ""
+        same = os.path.exists(image) and os.path.samefile(loop.backing_file, image)
+        return "" if same else loop.backing_file
 
     def attach(self, image: str, guess: str = "") -> str:
         guessed = self._loops.current(guess, image) if guess else None

@@ -1,23 +1,21 @@
 """The array ``nvmet://host:port?backing=dir``: this Linux machine as NVMe/TCP target, through configfs."""
 
-import asyncio
 import logging
 import os
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
 from rds_csi.arrays.configfs import KernelConfigfs, check_part
+from rds_csi.arrays.exporting import VolumeExports
 from rds_csi.arrays.exports import Exports
-from rds_csi.arrays.images.faults import fault
-from rds_csi.arrays.images.records import ExportIdentity, VolumeRecord
+from rds_csi.arrays.images.records import VolumeRecord
 from rds_csi.arrays.images.store import ImageStore, without_node
 from rds_csi.arrays.loops import LoopImageDevices
 from rds_csi.arrays.portal import Port, Portal, parse_portal
 from rds_csi.arrays.protocol import ArrayOptions, ArrayTraits
 from rds_csi.arrays.url import array_directory, parse_array_url
-from rds_csi.errors import ConfigurationError, DriverError, InvalidArgument
+from rds_csi.errors import ConfigurationError, DriverError, FailedPrecondition, InvalidArgument
 from rds_csi.loopdev.devices import LoopDevices
 from rds_csi.model.names import MAX_ID_LENGTH, check_nqn
 from rds_csi.model.targets import NvmeTarget
@@ -44,8 +42,6 @@ _FORM = "nvmet://host:port?backing=dir"
 _BACKING_KEY = "backing"
 _SUBJECT = "NVMe target"
 
-# For one volume's configfs and loop device: disabling a namespace waits for the I/O that is on its way.
-EXPORT_SECONDS = 60.0
 MODPROBE_SECONDS = 30.0
 
 
@@ -85,14 +81,9 @@ class NvmetArray:
         self, images: ImageStore, exports: Exports, portal: Portal, *, nqn_prefix: str, runner: Runner, workers: Workers
     ) -> None:
         self._images = images
-        self._exports = exports
+        self._exports = VolumeExports(images, exports, nqn_prefix, workers)
         self._portal = portal
-        self._nqn_prefix = nqn_prefix
         self._runner = runner
-        self._workers = workers
-        # Exports are restored once a process, as soon as the kernel's target is there.
-        self._restored = False
-        self._restoring = asyncio.Lock()
 
     @property
     def traits(self) -> ArrayTraits:
@@ -107,7 +98,7 @@ class NvmetArray:
         await self._images.recover()
         await self._load_modules()
         try:
-            await self._prepare()
+            await self._exports.prepare()
         except DriverError as error:
             # The array is away; every call looks again.
             _log.warning("nothing is exported yet: %s", error)
@@ -120,8 +111,11 @@ class NvmetArray:
         findings: list[Finding] = []
         try:
             findings += await self._images.check()
-            await self._run(self._exports.check_there, "looking at the kernel's NVMe target")
+            if not self._images.is_open:
+                return findings
+            await self._exports.prepare()
             findings.append(Finding(_SUBJECT, True, "the kernel's NVMe target is there"))
+            findings += await self._exports.repair()
         except DriverError as error:
             findings.append(Finding(_SUBJECT, False, error.message, error.remedy))
         return findings
@@ -129,10 +123,10 @@ class NvmetArray:
     # Volumes
 
     async def create_volume(self, spec: VolumeSpec) -> Volume:
-        return await finish(self._create_volume(spec))
+        return await self._alone("creating it", spec.volume_id, partial(self._create_volume, spec))
 
     async def delete_volume(self, volume_id: str) -> None:
-        await finish(self._delete_volume(volume_id))
+        await self._alone("deleting it", volume_id, partial(self._delete_volume, volume_id))
 
     async def get_volume(self, volume_id: str) -> Volume:
         return self._volume(self._images.volume(volume_id))
@@ -141,51 +135,67 @@ class NvmetArray:
         return [self._volume(record) for record in self._images.volumes()]
 
     async def expand_volume(self, volume_id: str, size: int) -> Volume:
-        return await finish(self._expand_volume(volume_id, size))
+        return await self._alone("growing it", volume_id, partial(self._expand_volume, volume_id, size))
 
     async def modify_volume(self, volume_id: str, parameters: Mapping[str, str]) -> Volume:
-        return self._volume(await self._images.modify_volume(volume_id, parameters))
+        with self._exports.guard.hold("modifying it", volume_id):
+            return self._volume(await self._images.modify_volume(volume_id, parameters))
 
     async def attach_volume(self, volume_id: str, attachment: Attachment) -> Volume:
         check_part(check_nqn(attachment.node.host_nqn, f"the host NQN of node {attachment.node.node_id}"))
-        return await finish(self._attach_volume(volume_id, attachment))
+        return await self._alone("attaching it", volume_id, partial(self._attach_volume, volume_id, attachment))
 
     async def detach_volume(self, volume_id: str, node_id: str) -> None:
-        await finish(self._detach_volume(volume_id, node_id))
+        await self._alone("detaching it", volume_id, partial(self._detach_volume, volume_id, node_id))
+
+    async def _alone(self, operation: str, volume_id: str, step: Callable[[], Awaitable[T]]) -> T:
+        """Run the step to its end while no repair touches the volume, nor anything else; Aborted when it is busy."""
+
+        async def guarded() -> T:
+            with self._exports.guard.hold(operation, volume_id):
+                await self._exports.prepare()
+                return await step()
+
+        return await finish(guarded())
 
     async def _create_volume(self, spec: VolumeSpec) -> Volume:
-        await self._prepare()
         unfinished = self._images.unfinished_volume(spec.volume_id)
         if unfinished is not None:
-            await self._discard(unfinished)
-        record = await self._images.create_volume(spec, self._new_identity(spec.volume_id))
-        return self._volume(await self._export(record))
+            await self._exports.discard(unfinished)
+        record = await self._images.create_volume(spec, self._exports.new_identity(spec.volume_id))
+        return self._volume(await self._exports.export(record))
 
     async def _delete_volume(self, volume_id: str) -> None:
-        await self._prepare()
         record = await self._images.retire_volume(volume_id)
         if record is not None:
-            await self._discard(record)
+            await self._exports.discard(record)
 
     async def _expand_volume(self, volume_id: str, size: int) -> Volume:
-        await self._prepare()
-        return self._volume(await self._export(await self._images.expand_volume(volume_id, size)))
+        return self._volume(await self._exports.export(await self._images.expand_volume(volume_id, size)))
 
     async def _attach_volume(self, volume_id: str, attachment: Attachment) -> Volume:
-        await self._prepare()
+        self._check_host_is_of_one_node(attachment)
         # Written down first: a host that is let in is always accounted for.
-        return self._volume(await self._export(await self._images.attach_volume(volume_id, attachment)))
+        return self._volume(await self._exports.export(await self._images.attach_volume(volume_id, attachment)))
 
     async def _detach_volume(self, volume_id: str, node_id: str) -> None:
-        await self._prepare()
         record = self._images.find_volume(volume_id)
         if record is None:
             return
         # Shut out first: an attachment that is forgotten lets nobody in.
-        remaining = without_node(record, node_id)
-        admit = partial(self._exports.admit, self._identity(record), _hosts(remaining))
-        await self._run(admit, f"detaching volume {volume_id}", f"export of volume {volume_id}")
+        await self._exports.admit(without_node(record, node_id))
         await self._images.detach_volume(volume_id, node_id)
+
+    def _check_host_is_of_one_node(self, attachment: Attachment) -> None:
+        """The target tells hosts apart by NQN alone: a node that is shut out comes back in under another's."""
+        node = attachment.node
+        for record in self._images.sound_volumes():
+            for other in record.attachments:
+                if other.node.host_nqn == node.host_nqn and other.node.node_id != node.node_id:
+                    raise FailedPrecondition(
+                        f"the nodes {node.node_id} and {other.node.node_id} have the same host NQN {node.host_nqn}",
+                        remedy="Give each node an /etc/nvme/hostnqn and an /etc/nvme/hostid of its own.",
+                    )
 
     # Snapshots
 
@@ -217,11 +227,8 @@ class NvmetArray:
 
     async def health(self, volume_id: str) -> Sequence[HealthProblem]:
         problems = [*await self._images.health(volume_id)]
-        look = partial(self._exports.faults, self._identity(self._images.volume(volume_id)))
-        faults = await self._run(look, f"looking at the export of volume {volume_id}")
+        faults = await self._exports.faults(volume_id)
         return problems + [HealthProblem(HealthStatus.INACCESSIBLE, "NotExported", item) for item in faults]
-
-    # Exports
 
     async def _load_modules(self) -> None:
         """They may be built in, or be loaded from outside of a container: whether nvmet is there is seen next."""
@@ -232,52 +239,8 @@ class NvmetArray:
         except DriverError as error:
             _log.info("modprobe: %s", error)
 
-    async def _prepare(self) -> None:
-        """See the kernel's target, and restore every export once. Unavailable when it is not there."""
-        await self._run(self._exports.check_there, "looking at the kernel's NVMe target")
-        if self._restored:
-            return
-        async with self._restoring:
-            if not self._restored:
-                await self._restore()
-                self._restored = True
-
-    async def _restore(self) -> None:
-        """One volume that cannot be restored does not keep the others from it: its health tells, and the next
-        attach tries again."""
-        for record in self._images.unfinished_volumes():
-            try:
-                await self._discard(record)
-            except DriverError as error:
-                _log.warning("volume %s stays half deleted until it is deleted again: %s", record.id, error)
-        for record in self._images.sound_volumes():
-            try:
-                await self._export(record)
-            except DriverError as error:
-                _log.error("volume %s is not exported: %s", record.id, error)
-
-    async def _export(self, record: VolumeRecord) -> VolumeRecord:
-        if record.export is None:
-            # Made while the directory was a local array's.
-            record = await self._images.set_export(record.id, self._new_identity(record.id))
-        ensure = partial(self._exports.ensure, self._identity(record), self._images.image(record.id), _hosts(record))
-        await self._run(ensure, f"exporting volume {record.id}", f"export of volume {record.id}")
-        return record
-
-    async def _discard(self, record: VolumeRecord) -> None:
-        remove = partial(self._exports.remove, self._identity(record), self._images.image(record.id))
-        await self._run(remove, f"removing the export of volume {record.id}", f"export of volume {record.id}")
-        await self._images.discard_volume(record.id)
-
-    def _new_identity(self, volume_id: str) -> ExportIdentity:
-        # Random, not derived: a volume made again under an old id must not look like the old one.
-        return ExportIdentity(f"{self._nqn_prefix}{volume_id}", str(uuid.uuid4()))
-
-    def _identity(self, record: VolumeRecord) -> ExportIdentity:
-        return record.export or ExportIdentity(f"{self._nqn_prefix}{record.id}", "")
-
     def _volume(self, record: VolumeRecord) -> Volume:
-        export = self._identity(record)
+        export = self._exports.identity(record)
         return Volume(
             volume_id=record.id,
             name=record.name,
@@ -288,13 +251,3 @@ class NvmetArray:
             mutable_parameters=record.mutable_parameters,
             attachments=record.attachments,
         )
-
-    async def _run(self, step: Callable[[], T], what: str, key: str = "") -> T:
-        try:
-            return await self._workers.run(step, timeout=EXPORT_SECONDS, key=key)
-        except OSError as error:
-            raise fault(error, what) from error
-
-
-def _hosts(record: VolumeRecord) -> frozenset[str]:
-    return frozenset(item.node.host_nqn for item in record.attachments if item.node.host_nqn)

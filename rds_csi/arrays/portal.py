@@ -17,7 +17,8 @@ _IDS = 0x4000
 # How many ids after the first one are tried when others have them.
 _ID_ATTEMPTS = 16
 
-_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, never bound to
+# What listens at every address of a family; Linux takes IPv4 connections at :: too.
+_WILDCARDS = {"ipv4": {"0.0.0.0", "::"}, "ipv6": {"::"}}  # noqa: S104 - compared with, never bound to
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Port:
         return (
             values["trtype"] == "tcp"
             and values["trsvcid"] == str(self.portal.port)
-            and (values["traddr"] == self.portal.address or values["traddr"] in _WILDCARDS)
+            and (values["traddr"] == self.portal.address or values["traddr"] in _WILDCARDS[self.portal.family])
         )
 
     def _make(self) -> str:

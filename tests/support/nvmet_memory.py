@@ -5,6 +5,7 @@ For tests and for trying the array without root: behaviour after drivers/nvme/ta
 
 import errno
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -140,26 +141,35 @@ class MemoryLoopDevices:
 
     devices: dict[str, tuple[str, int]] = field(default_factory=dict)
     flushed: list[str] = field(default_factory=list)
+    # Two threads must not be given the same free number.
+    guard: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, image: str) -> Sequence[str]:
         return [name for name, (backing, _) in self.devices.items() if backing == image]
 
     def attach(self, image: str, guess: str = "") -> str:
-        found = self.find(image)
-        unused = (name for name in map("loop{}".format, range(4096)) if name not in self.devices)
-        name = guess if guess in found else found[0] if found else next(unused)
-        self.devices[name] = (image, os.stat(image).st_size)
-        return name
+        with self.guard:
+            found = self.find(image)
+            unused = (name for name in map("loop{}".format, range(4096)) if name not in self.devices)
+            name = guess if guess in found else found[0] if found else next(unused)
+            self.devices[name] = (image, os.stat(image).st_size)
+            return name
 
     def detach(self, image: str) -> None:
-        for name in self.find(image):
-            del self.devices[name]
+        with self.guard:
+            for name in self.find(image):
+                del self.devices[name]
 
     def flush(self, image: str) -> None:
         self.flushed.append(image)
 
     def path(self, name: str) -> str:
         return f"/dev/{name}"
+
+    def foreign(self, name: str, image: str) -> str:
+        backing = self.devices[name][0] if name in self.devices else ""
+        same = os.path.exists(image) and os.path.exists(backing) and os.path.samefile(backing, image)
+        return backing if os.path.exists(backing) and not same else ""
 
 
 def _refuse(number: int, path: Path) -> None:

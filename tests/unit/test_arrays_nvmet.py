@@ -24,6 +24,7 @@ from tests.support.nvmet_memory import MemoryConfigfs, MemoryLoopDevices
 PREFIX = "nqn.2026-01.io.rds-csi:"
 HOST_1 = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111"
 HOST_2 = "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222"
+HOST_3 = "nqn.2014-08.org.nvmexpress:uuid:33333333-3333-3333-3333-333333333333"
 
 
 class NoModules:
@@ -157,11 +158,11 @@ async def test_detach_of_one_node_keeps_what_others_need(machine: Machine) -> No
     await array.create_volume(_spec("v2"))
     await array.attach_volume("v1", _attachment("n1", HOST_1))
     await array.attach_volume("v1", _attachment("n2", HOST_2))
-    await array.attach_volume("v1", _attachment("n3", HOST_2))
+    await array.attach_volume("v1", _attachment("n3", HOST_3))
     await array.attach_volume("v2", _attachment("n1", HOST_1))
     await array.detach_volume("v1", "n1")
     await array.detach_volume("v1", "n2")
-    assert machine.hosts("v1") == [HOST_2]
+    assert machine.hosts("v1") == [HOST_3]
     assert machine.hosts("v2") == [HOST_1]
     await array.detach_volume("v1", "")
     assert machine.hosts("v1") == []

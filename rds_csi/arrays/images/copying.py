@@ -1,9 +1,10 @@
 """Filling images with the content of others: by reflink where the filesystem can, else by a sparse copy.
 
-What a copy holds is what a power cut at that moment would have left of the source (crash consistent). A
-reflink is one moment by itself. A copy takes time, so it counts only if the source was not written meanwhile:
-every write moves the image's mtime, those through a loop device or nvmet too. A copy that was overtaken is
-made anew, a few times, and then refused, rather than kept as a mixture of two moments.
+What a copy holds is what a power cut at that moment would have left of the source (crash consistent). One
+reflink is one moment by itself. A copy takes time, and so do the reflinks of several sources, one after the
+other: they count only if no source was written meanwhile. Every write moves the image's mtime, those through a
+loop device or nvmet too. What was overtaken is made anew, a few times, and then refused, rather than kept as a
+mixture of two moments.
 """
 
 import errno
@@ -45,6 +46,9 @@ Steps = Generator[Progress, None, None]
 # Brings what was written to an image through other doors (a loop device) into its file.
 Flush = Callable[[str], None]
 
+# Makes the second file share what the first one holds (descriptors); False where that cannot be done.
+Reflink = Callable[[int, int], bool]
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -58,46 +62,50 @@ class Job:
     may_share: bool = True
 
 
-def make_images(jobs: Sequence[Job], flush: Flush) -> Steps:
+def make_images(jobs: Sequence[Job], flush: Flush, reflink: Reflink = kernel.reflink) -> Steps:
     """Make all images, those with sources at one moment, and make them survive a power cut. Blocking; yields
     after every STEP_BYTES of copied data.
 
     OSError and what ``allocate`` raises: what was made is left for the caller to remove. Unavailable when a
-    source is shorter than recorded, or is written all the time while it must be copied.
+    source is shorter than recorded, or one is written all the time while it must not be.
     """
-    for job in jobs:
-        if job.source:
-            flush(job.source)
     with ExitStack() as stack:
-        opened = [_Opened(job, stack) for job in jobs]
-        # Nothing comes between these, so that the images of a group are as near to one moment as can be.
-        remaining = [item for item in opened if not item.share()]
-        yield from _copy_at_one_moment(remaining)
+        opened = [_Opened(job, stack, reflink) for job in jobs]
+        yield from _make_at_one_moment(opened, flush)
         for item in opened:
             os.fsync(item.descriptor)
     for directory in {os.path.dirname(job.destination) for job in jobs}:
         sync_directory(directory)
 
 
-def _copy_at_one_moment(items: Sequence["_Opened"]) -> Steps:
+def _make_at_one_moment(items: Sequence["_Opened"], flush: Flush) -> Steps:
     total = sum(item.length for item in items)
     for _ in range(_PASSES):
-        marks = [item.mark() for item in items]
         for item in items:
+            if item.job.source:
+                flush(item.job.source)
+        if len(items) == 1 and items[0].share():
+            return
+        marks = [item.mark() for item in items]
+        # Nothing comes between these, so that the moment in which nobody may write is short.
+        remaining = [item for item in items if not item.share()]
+        for item in remaining:
             yield from item.copy(total)
         if all(item.is_untouched_since(mark) for item, mark in zip(items, marks, strict=True)):
             return
+    sources = ", ".join(item.job.source for item in items if item.job.source)
     raise Unavailable(
-        f"{items[0].job.source} was written to during each of {_PASSES} attempts to copy it",
-        remedy="Pause what writes to the volume, or put the array on xfs or btrfs, where a copy takes no time.",
+        f"{sources} was written to during each of {_PASSES} attempts to copy it",
+        remedy="Pause what writes to the volumes; on xfs or btrfs a single one is copied in no time.",
     )
 
 
 class _Opened:
     """A job with its files open: deleting the source meanwhile does no harm."""
 
-    def __init__(self, job: Job, stack: ExitStack) -> None:
+    def __init__(self, job: Job, stack: ExitStack, reflink: Reflink) -> None:
         self.job = job
+        self._reflink = reflink
         self.length = 0
         self._source: int | None = None
         if job.source:
@@ -111,7 +119,7 @@ class _Opened:
 
     def share(self) -> bool:
         """Make the image by reflink, if that can be done."""
-        if self._source is None or not self.job.may_share or not kernel.reflink(self._source, self.descriptor):
+        if self._source is None or not self.job.may_share or not self._reflink(self._source, self.descriptor):
             return False
         self.job.allocate(self.descriptor, self.job.size)
         return True

@@ -56,23 +56,35 @@ def can_reflink(directory: str) -> bool:
         return kernel.reflink(source.fileno(), copy.fileno())
 
 
-def outstanding(path: str, size: int) -> int:
+def outstanding(path: str, size: int, shared_bytes: Callable[[int], int] = kernel.shared_bytes) -> int:
     """What the thick volume of ``size`` bytes at ``path`` may still take from the free space, in bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return size
     try:
-        own = os.fstat(descriptor).st_blocks * _STAT_BLOCK_BYTES - kernel.shared_bytes(descriptor)
-        return max(0, size - max(0, own))
+        return _missing(descriptor, size, shared_bytes)
     finally:
         os.close(descriptor)
 
 
-class Allocator:
-    """Gives room to images. ``thick_volumes`` tells path and size of every thick volume, those being made too."""
+def _missing(descriptor: int, size: int, shared_bytes: Callable[[int], int]) -> int:
+    """How many of ``size`` bytes have no block that is the file's alone."""
+    own = os.fstat(descriptor).st_blocks * _STAT_BLOCK_BYTES - shared_bytes(descriptor)
+    return max(0, size - max(0, own))
 
-    def __init__(self, directory: str, thick_volumes: Callable[[], Iterable[tuple[str, int]]]) -> None:
+
+class Allocator:
+    """Gives room to images. ``thick_volumes`` tells path and size of every thick volume, those being made too;
+    ``shared_bytes(descriptor)`` how much of a file belongs to others as well."""
+
+    def __init__(
+        self,
+        directory: str,
+        thick_volumes: Callable[[], Iterable[tuple[str, int]]],
+        shared_bytes: Callable[[int], int] = kernel.shared_bytes,
+    ) -> None:
+        self._shared_bytes = shared_bytes
         self._directory = directory
         self._thick_volumes = thick_volumes
         # One at a time, so that two volumes are not given the same free space.
@@ -80,7 +92,7 @@ class Allocator:
 
     def available(self) -> int:
         """Free bytes that are promised to nobody. Blocking."""
-        return max(0, free_bytes(self._directory) - sum(outstanding(*volume) for volume in self._thick_volumes()))
+        return max(0, free_bytes(self._directory) - self._promised(self._thick_volumes()))
 
     def allocate_thin(self, descriptor: int, size: int) -> None:
         """Give the file its size; its blocks come when it is written. EFBIG when no file may be so large."""
@@ -93,8 +105,8 @@ class Allocator:
         """
         status = os.fstat(descriptor)
         with self._guard:
-            missing = max(0, size - status.st_blocks * _STAT_BLOCK_BYTES)
-            others = sum(outstanding(*volume) for volume in self._others(status))
+            missing = _missing(descriptor, size, self._shared_bytes)
+            others = self._promised(self._others(status))
             free = free_bytes(self._directory)
             if missing > free - others:
                 raise ResourceExhausted(
@@ -114,6 +126,9 @@ class Allocator:
                     ) from None
                 raise
         os.ftruncate(descriptor, size)
+
+    def _promised(self, volumes: Iterable[tuple[str, int]]) -> int:
+        return sum(outstanding(path, size, self._shared_bytes) for path, size in volumes)
 
     def _others(self, mine: os.stat_result) -> Iterable[tuple[str, int]]:
         for path, size in self._thick_volumes():

@@ -1,5 +1,6 @@
 """The image directory for asyncio: every blocking step in a worker, under a deadline, run to its end."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ from rds_csi.model.volumes import (
     VolumeSpec,
 )
 from rds_csi.workers import Workers
+
+_log = logging.getLogger(__name__)
 
 # For reading all records and trying what the filesystem can.
 OPEN_SECONDS = 120.0
@@ -72,13 +75,25 @@ class ImageStore:
             self._snapshots.recover()
             for record in self._volumes.catalog.all():
                 if record.state is State.READY:
-                    self._volumes.follow_growth(record.id)
+                    self._follow_growth(record.id)
 
         await self._work.run(recover, f"recovering {self.directory}", timeout=OPEN_SECONDS)
+
+    def _follow_growth(self, volume_id: str) -> None:
+        try:
+            self._volumes.follow_growth(volume_id)
+        except OSError as error:
+            # The volume works at its old size: no reason to keep the others from starting.
+            _log.error("the record of volume %s does not follow the growth of its image: %s", volume_id, error)
 
     def close(self) -> None:
         """Let go of the directory."""
         self._folder.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the directory is this process's."""
+        return self._folder.is_open
 
     # Volumes
 
@@ -146,29 +161,32 @@ class ImageStore:
 
     async def modify_volume(self, volume_id: str, parameters: Mapping[str, str]) -> VolumeRecord:
         """Replace the mutable parameters."""
-        return await self._update(replace(self.volume(volume_id), mutable_parameters=dict(parameters)))
+        return await self._update(volume_id, lambda record: replace(record, mutable_parameters=dict(parameters)))
 
     async def set_export(self, volume_id: str, export: ExportIdentity) -> VolumeRecord:
         """Give the volume its NVMe names."""
-        return await self._update(replace(self.volume(volume_id), export=export))
+        return await self._update(volume_id, lambda record: replace(record, export=export))
 
     async def attach_volume(self, volume_id: str, attachment: Attachment) -> VolumeRecord:
         """Record the attachment in place of an older one of the same node."""
-        record = self.volume(volume_id)
-        others = (item for item in record.attachments if item.node.node_id != attachment.node.node_id)
-        return await self._update(replace(record, attachments=(*others, attachment)))
+        return await self._update(volume_id, lambda record: _with_attachment(record, attachment))
 
     async def detach_volume(self, volume_id: str, node_id: str) -> None:
         """Forget the attachment of the node, or ("") all of them. A volume that is not there has none."""
-        record = self.find_volume(volume_id)
-        if record is not None:
-            await self._update(without_node(record, node_id))
+        if self.find_volume(volume_id) is not None:
+            await self._update(volume_id, lambda record: without_node(record, node_id))
 
-    async def _update(self, record: VolumeRecord) -> VolumeRecord:
-        if record == self._volumes.catalog.find(record.id):
-            return record
-        what = f"writing the record of volume {record.id}"
-        return await self._work.finish(partial(self._volumes.update, record), what, f"volume {record.id}")
+    async def _update(self, volume_id: str, change: Callable[[VolumeRecord], VolumeRecord]) -> VolumeRecord:
+        self._check_open()
+
+        def step() -> VolumeRecord:
+            # Read and compared here, behind the key: while an older write is stalled, the record in memory is not
+            # the last word, and a detach that found nothing to do would be undone when that write comes through.
+            record = self._volumes.get(volume_id)
+            changed = change(record)
+            return record if changed == record else self._volumes.update(changed)
+
+        return await self._work.finish(step, f"writing the record of volume {volume_id}", f"volume {volume_id}")
 
     def _source(self, spec: VolumeSpec) -> tuple[str, int] | None:
         """The image that the volume starts with, and its size."""
@@ -233,7 +251,7 @@ class ImageStore:
         self._check_open()
         check_pool(pool)
         what = f"looking at the free space of {self.directory}"
-        available = await self._work.run(self._volumes.allocator.available, what)
+        available = await self._work.run(self._volumes.allocator.available, what, "the free space")
         return Capacity(available, min(available // MIB * MIB, self.largest_volume), MIB)
 
     async def health(self, volume_id: str) -> Sequence[HealthProblem]:
@@ -252,7 +270,7 @@ class ImageStore:
             for text in catalog.damaged().values()
         ]
         look = partial(inspect_folder, self._folder, self._volumes.allocator, damaged)
-        return await self._work.run(look, f"looking at {self.directory}")
+        return await self._work.run(look, f"looking at {self.directory}", "the directory")
 
     def _check_open(self) -> None:
         if not self._folder.is_open:
@@ -266,6 +284,11 @@ def check_pool(pool: str) -> None:
             f"there is no pool {pool!r}: an array of image files is one pool without a name",
             remedy="Leave the parameter 'pool' out.",
         )
+
+
+def _with_attachment(record: VolumeRecord, attachment: Attachment) -> VolumeRecord:
+    others = (item for item in record.attachments if item.node.node_id != attachment.node.node_id)
+    return replace(record, attachments=(*others, attachment))
 
 
 def without_node(record: VolumeRecord, node_id: str) -> VolumeRecord:

@@ -153,7 +153,8 @@ class VolumeFiles:
         with contextlib.suppress(FileNotFoundError):
             size = os.stat(self.image(volume_id)).st_size
             if size > record.size and size % MIB == 0:
-                self.catalog.put(replace(record, size=size))
+                # With the reserve, if need be: a filesystem that is full must not keep the driver from starting.
+                self.update(replace(record, size=size))
 
     def _make_way(self, volume_id: str, existing: VolumeRecord | None) -> None:
         if existing is not None:
