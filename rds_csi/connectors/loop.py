@@ -16,6 +16,7 @@ from rds_csi.loopdev.devices import Bound, LoopDevice, LoopDevices
 from rds_csi.loopdev.ioctls import LoopIoctls
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import Device, DeviceNumber
+from rds_csi.model.oserrors import as_look_error
 from rds_csi.model.targets import FileTarget, Target
 from rds_csi.model.volumes import Finding
 from rds_csi.retry import Clock, poll
@@ -117,15 +118,18 @@ class LoopConnector:
         path = contexts.expect(target, FileTarget, NAME).path
         found = (await self._bound(path)).all
         if not found:
-            raise NotFound(f"no loop device is attached to {path}")
+            raise Unavailable(f"no loop device is attached to {path}", remedy="Stage the volume anew.")
         device = self._device(found[0])
-        if device.size >= size:
+        # Without a size, only a look anew tells whether the file has grown.
+        if 0 < size <= device.size:
             return device
         await self._change(path, partial(self._loops.set_capacity, found[0].name))
 
         async def grown() -> Device | None:
             loop = await self._look(partial(self._loops.read, found[0].name))
-            return self._device(loop) if loop is not None and loop.size >= size else None
+            if loop is None:
+                raise Unavailable(f"{device.path} of {path} was detached while it was looked at anew")
+            return self._device(loop) if loop.size >= size else None
 
         seen = await poll(grown, timeout=_GROW_SECONDS, clock=self._clock)
         if seen is None:
@@ -164,7 +168,7 @@ class LoopConnector:
         try:
             return await self._workers.run(function, timeout=_LOOK_SECONDS)
         except OSError as error:
-            raise Unavailable(f"the loop devices cannot be looked at: {error}") from error
+            raise as_look_error("the loop devices cannot be looked at", error) from error
 
     async def _change(self, path: str, function: Callable[[], T]) -> T:
         """Make, grow or unmake a device of the file; while one such step is stuck in the kernel, no other is begun."""

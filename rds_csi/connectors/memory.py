@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rds_csi.connectors import contexts
 from rds_csi.connectors.protocol import Connected, ConnectorOptions
-from rds_csi.errors import DeadlineExceeded, DriverError, NotFound
+from rds_csi.errors import DeadlineExceeded, DriverError, Unavailable
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import Device, DeviceNumber
 from rds_csi.model.sizes import GIB
@@ -86,7 +86,7 @@ class MemoryConnector:
     async def rescan(self, target: Target, size: int) -> Device:
         self._fail("rescan")
         if target not in self._devices:
-            raise NotFound("the volume is not connected in memory")
+            raise Unavailable("the volume is not connected in memory")
         old = self._devices[target]
         device = Device(old.path, old.number, max(old.size, await self._size_of(target)))
         self._devices[target] = device

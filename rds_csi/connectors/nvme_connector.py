@@ -18,11 +18,11 @@ from rds_csi.errors import (
     DriverError,
     FailedPrecondition,
     InvalidArgument,
-    NotFound,
     Unavailable,
 )
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import Device, DeviceNumber
+from rds_csi.model.oserrors import as_look_error
 from rds_csi.model.targets import NvmeTarget, Target
 from rds_csi.model.volumes import Finding
 from rds_csi.nvme.identity import HostIdentity, load_identity
@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _CLAIM_SECONDS = 5.0
 # Seconds for the kernel to see a new size: the notice of the target usually comes within 0.2 s.
 _GROW_SECONDS = 30.0
+# Seconds for a new size to show where nobody knows whether there is one.
+_LOOK_ANEW_SECONDS = 1.0
 
 
 class NvmeConnector:
@@ -130,17 +132,21 @@ class NvmeConnector:
         nvme = self._expect(target)
         session = await self._waits.session(nvme.nqn)
         if session is None or not session.controllers:
-            raise NotFound(f"{nvme.nqn} is not connected")
+            raise Unavailable(f"{nvme.nqn} is not connected", remedy="Stage the volume anew.")
+        before = await self.find(nvme)
+        if before is not None and 0 < size <= before.size:
+            return before
+        await self._waits.look(partial(self._rescan_controllers, session))
+        if not size and before is not None:
+            return await self._seen_anew(nvme, before)
 
         async def grown() -> Device | None:
             device = await self.find(nvme)
             return device if device is not None and device.size >= size else None
 
-        device = await grown()
-        if device is not None:
-            return device
-        await self._waits.look(partial(self._rescan_controllers, session))
         device = await poll(grown, timeout=_GROW_SECONDS, clock=self._clock)
+        if device is None and await self.find(nvme) is None:
+            raise _vanished(nvme)
         if device is None:
             raise DeadlineExceeded(
                 f"the device of {nvme.nqn} did not grow to {size} bytes: {session.states}",
@@ -187,7 +193,7 @@ class NvmeConnector:
         for controller in session.controllers if session is not None else ():
             write = partial(self._waits.sysfs.write, controller.name, "fast_io_fail_tmo", str(config.fast_io_fail_tmo))
             try:
-                await self._waits.look(write)
+                await self._waits.call(write)
             except OSError as error:
                 raise FailedPrecondition(
                     f"fast_io_fail_tmo cannot be set for {controller.name} of {target.nqn}: {error.strerror}",
@@ -206,10 +212,25 @@ class NvmeConnector:
         for namespace in session.namespaces:
             device = self._waits.device(namespace)
             look = partial(why_in_use, self._host, namespace.device, device.path, self._nodes)
-            reason = await self._options.workers.run(look, timeout=_CLAIM_SECONDS, key=f"open of {device.path}")
+            try:
+                reason = await self._options.workers.run(look, timeout=_CLAIM_SECONDS, key=f"open of {device.path}")
+            except OSError as error:
+                raise as_look_error(f"whether {device.path} is in use cannot be told", error) from error
             if reason:
                 return f"of {device.path}: {reason}"
         return ""
+
+    async def _seen_anew(self, target: NvmeTarget, before: Device) -> Device:
+        """The device some time after a rescan, or as soon as it has another size; Unavailable when it went."""
+
+        async def resized() -> Device | None:
+            device = await self.find(target)
+            return device if device is not None and device.size != before.size else None
+
+        device = await poll(resized, timeout=_LOOK_ANEW_SECONDS, clock=self._clock) or await self.find(target)
+        if device is None:
+            raise _vanished(target)
+        return device
 
     def _rescan_controllers(self, session: Session) -> None:
         for controller in session.controllers:
@@ -227,6 +248,10 @@ class NvmeConnector:
         except DriverError as error:
             return Finding("host identity", False, error.message)
         return Finding("host identity", True, f"{identity.hostnqn} (from {identity.source})")
+
+
+def _vanished(target: NvmeTarget) -> Unavailable:
+    return Unavailable(f"the device of {target.nqn} vanished while it was looked at anew")
 
 
 def _target(session: Session, number: DeviceNumber) -> NvmeTarget | None:

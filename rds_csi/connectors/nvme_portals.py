@@ -112,4 +112,4 @@ class PortalConnects:
         try:
             return str(ipaddress.ip_address(name))
         except ValueError:
-            return await self._waits.look(partial(self._resolve, name, self._target.port))
+            return await self._waits.call(partial(self._resolve, name, self._target.port))

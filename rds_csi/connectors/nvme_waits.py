@@ -8,6 +8,7 @@ from rds_csi.connectors.nodes import BlockNodes
 from rds_csi.errors import FailedPrecondition, Unavailable
 from rds_csi.model.devices import Device
 from rds_csi.model.host import HostPaths
+from rds_csi.model.oserrors import as_look_error
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.nvme.sessions import Namespace, Session
 from rds_csi.nvme.sysfs import NvmeSysfs
@@ -39,7 +40,14 @@ class NvmeWaits:
         self._clock = clock
 
     async def look(self, function: Callable[[], T]) -> T:
-        """The result of a blocking look into sysfs or /dev."""
+        """The result of a blocking look into sysfs or /dev; Unavailable or ResourceExhausted when it fails."""
+        try:
+            return await self.call(function)
+        except OSError as error:
+            raise as_look_error("the NVMe sessions of this node cannot be looked at", error) from error
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """``look`` whose OSError is the caller's to judge."""
         return await self._workers.run(function, timeout=_LOOK_SECONDS)
 
     async def session(self, nqn: str) -> Session | None:

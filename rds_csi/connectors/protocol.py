@@ -83,7 +83,8 @@ class Connector(Protocol):
 
     async def rescan(self, target: Target, size: int) -> Device:
         """The device after the kernel saw the volume's growth to at least ``size`` bytes; DeadlineExceeded
-        when it does not. NotFound when it is not connected."""
+        when it does not. With ``size`` 0 the kernel is made to look anew, and what it sees is the answer.
+        Unavailable when it is not connected: that says nothing about the volume."""
         ...
 
     async def health(self, target: Target) -> str:

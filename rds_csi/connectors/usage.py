@@ -6,6 +6,7 @@ import re
 from rds_csi.connectors.nodes import BlockNodes
 from rds_csi.model.devices import DeviceNumber
 from rds_csi.model.host import HostPaths
+from rds_csi.model.oserrors import GONE
 
 # proc_pid_mountinfo(5): blanks, tabs, newlines and backslashes are written as three octal digits.
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -15,7 +16,8 @@ def why_in_use(host: HostPaths, name: str, path: str, nodes: BlockNodes) -> str:
     """What uses the block device ``name`` (its partitions included) with its node at ``path``; "" when free.
 
     Looks at holders, mountinfo and swaps for the words, and at an exclusive open for what they do not show:
-    other mount namespaces, and btrfs, whose mounts have a made-up number. Blocking: call it in a worker.
+    other mount namespaces, and btrfs, whose mounts have a made-up number. Blocking: call it in a worker;
+    OSError when it cannot be looked at, which never means "free".
     """
     directories = _with_partitions(f"{host.sys}/block/{name}")
     holders = sorted(holder for directory in directories for holder in _names(f"{directory}/holders"))
@@ -33,7 +35,7 @@ def why_in_use(host: HostPaths, name: str, path: str, nodes: BlockNodes) -> str:
 
 def _with_partitions(directory: str) -> list[str]:
     parts = [f"{directory}/{name}" for name in _names(directory)]
-    return [directory, *(part for part in parts if os.path.exists(f"{part}/partition"))]
+    return [directory, *(part for part in parts if _read(f"{part}/partition"))]
 
 
 def _number(directory: str) -> DeviceNumber | None:
@@ -61,13 +63,17 @@ def _is_swap(host: HostPaths, path: str) -> bool:
 def _names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:
-        return []
+    except OSError as error:
+        if error.errno in GONE:
+            return []
+        raise
 
 
 def _read(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read()
-    except OSError:
-        return ""
+    except OSError as error:
+        if error.errno in GONE:
+            return ""
+        raise

@@ -9,11 +9,12 @@ refused; they are found in the target's directory, which the kubelet has one of 
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 
 from rds_csi.errors import FailedPrecondition
 from rds_csi.filesystem import blockdev
-from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.model.devices import Device, DeviceNumber
+from rds_csi.model.oserrors import as_driver_error
 
 _WRITABLE_MODE = 0o600
 _READ_ONLY_MODE = 0o400
@@ -53,17 +54,20 @@ def release(path: str) -> None:
     """Blocking. Before the node at ``path`` is removed: the last read-only node lets the device be written again.
 
     The kernel keeps the flag on a device that changes its content (a loop device, say), so that the next volume
-    there could not be written. A device that is gone needs nothing.
+    there could not be written. A device that is gone needs nothing. A number may have gone to another volume since:
+    while that one has a node, here or in a directory beside, its flag is left alone.
     """
     with contextlib.suppress(OSError):
         status = os.lstat(path)
         if not stat.S_ISBLK(status.st_mode) or stat.S_IMODE(status.st_mode) != _READ_ONLY_MODE:
             return
-        if _siblings(path, status.st_rdev):
+        if _siblings(path, status.st_rdev) or any(_nodes_beside(os.path.dirname(path), status.st_rdev)):
             return
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            blockdev.set_read_only(descriptor, False)
+            # The path may have got another node meanwhile.
+            if os.path.samestat(os.fstat(descriptor), status):
+                blockdev.set_read_only(descriptor, False)
         finally:
             os.close(descriptor)
 
@@ -95,11 +99,28 @@ def _check_siblings(device: Device, path: str, *, read_only: bool) -> None:
 
 def _siblings(path: str, rdev: int) -> dict[str, int]:
     """The other block nodes of the same device in the directory: path → mode bits."""
+    nodes = _nodes(os.path.dirname(path), rdev)
+    nodes.pop(path, None)
+    return nodes
+
+
+def _nodes_beside(directory: str, rdev: int) -> Iterator[dict[str, int]]:
+    """The block nodes of the device in each of the directories beside: the kubelet has one of a volume."""
+    with os.scandir(os.path.dirname(directory)) as entries:
+        for entry in entries:
+            if entry.path != directory and entry.is_dir(follow_symlinks=False):
+                # Another volume's last pod has gone.
+                with contextlib.suppress(FileNotFoundError):
+                    yield _nodes(entry.path, rdev)
+
+
+def _nodes(directory: str, rdev: int) -> dict[str, int]:
+    """The block nodes of the device in a directory: path → mode bits."""
     found = {}
-    with os.scandir(os.path.dirname(path)) as entries:
+    with os.scandir(directory) as entries:
         for entry in entries:
             status = entry.stat(follow_symlinks=False)
-            if entry.path != path and stat.S_ISBLK(status.st_mode) and status.st_rdev == rdev:
+            if stat.S_ISBLK(status.st_mode) and status.st_rdev == rdev:
                 found[entry.path] = stat.S_IMODE(status.st_mode)
     return found
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rds_csi.errors import Unavailable
-from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.model.devices import Device, DeviceNumber
+from rds_csi.model.oserrors import as_driver_error
 
 # linux/fs.h: _IO(0x12, 93) and _IO(0x12, 94), with a pointer to int.
 _BLKROSET = 0x125D

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rds_csi.errors import Aborted, FailedPrecondition, Unavailable
 from rds_csi.filesystem.blockdev import opened
+from rds_csi.filesystem.holders import who_writes
 from rds_csi.filesystem.mkfs import arguments, check_format
 from rds_csi.filesystem.superblock import read_superblocks
 from rds_csi.model.devices import Device
@@ -25,31 +26,37 @@ _SYNC_SECONDS = 300.0
 
 
 async def make_filesystem(
-    runner: Runner, workers: Workers, device: Device, fs_type: str, uuid: str, options: Sequence[str]
+    runner: Runner, workers: Workers, proc: str, device: Device, fs_type: str, uuid: str, options: Sequence[str]
 ) -> None:
-    """A filesystem ``fs_type`` with ``uuid`` on ``device``; runs to its end when the caller is cancelled."""
+    """A filesystem ``fs_type`` with ``uuid`` on ``device``; runs to its end when the caller is cancelled.
+
+    Aborted while a program or a mount has the device; ``proc`` is the /proc in which programs are looked for.
+    """
     check_format(fs_type, device.size, options)
-    await finish(_make(runner, workers, device, fs_type, uuid, options))
+    await finish(_make(runner, workers, proc, device, fs_type, uuid, options))
 
 
-async def is_held(workers: Workers, device: Device) -> bool:
-    """Whether something has the device for itself: a mount of any namespace, dm, md, a running mkfs."""
-    return await workers.run(lambda: _is_held(device), timeout=_LOOK_SECONDS, key=f"open of {device.path}")
+async def _who_has(workers: Workers, proc: str, device: Device) -> str:
+    """What has the device for itself (a mount of any namespace, dm, md, a running mkfs) or writes to it; "" when
+    nothing does."""
+    return await workers.run(lambda: _look(proc, device), timeout=_LOOK_SECONDS, key=f"open of {device.path}")
 
 
 async def _make(
-    runner: Runner, workers: Workers, device: Device, fs_type: str, uuid: str, options: Sequence[str]
+    runner: Runner, workers: Workers, proc: str, device: Device, fs_type: str, uuid: str, options: Sequence[str]
 ) -> None:
-    if await is_held(workers, device):
+    holder = await _who_has(workers, proc, device)
+    if holder:
         # A mkfs that a killed predecessor started may still run: it must end before anybody looks again.
-        raise Aborted(f"{device.path} is held by another program or a mount, so it is not formatted now")
+        raise Aborted(f"{device.path} is held by {holder}, so it is not formatted now")
     if await _is_half_made(workers, device, uuid):
         await _wipe(runner, device)
     command = arguments(device.path, fs_type, uuid, options)
     completed = await runner.run_to_end(*command, timeout=_MKFS_SECONDS)
     if completed.returncode != 0:
-        if await is_held(workers, device):
-            raise Aborted(f"{device.path} was taken by another program before {command[0]}: {completed.last_line}")
+        holder = await _who_has(workers, proc, device)
+        if holder:
+            raise Aborted(f"{device.path} was taken by {holder} before {command[0]}: {completed.last_line}")
         raise FailedPrecondition(
             f"{command[0]} of {device.path} failed: {completed.last_line}",
             remedy="Look at the volume's mkfsOptions and at the kernel's log of this node.",
@@ -86,15 +93,17 @@ async def _verify(workers: Workers, device: Device, fs_type: str, uuid: str) -> 
         raise Unavailable(f"after mkfs {device.path} should hold {fs_type} {uuid}, but {seen} was read back")
 
 
-def _is_held(device: Device) -> bool:
+def _look(proc: str, device: Device) -> str:
     try:
         # On a block device O_EXCL without O_CREAT fails while it is claimed (open(2)).
         with opened(device, os.O_RDONLY | os.O_EXCL):
-            return False
+            pass
     except OSError as error:
         if error.errno == errno.EBUSY:
-            return True
+            return "another program or a mount"
         raise
+    # mkfs.btrfs claims nothing: it is only seen to write.
+    return who_writes(proc, device)
 
 
 def _sync(device: Device) -> None:

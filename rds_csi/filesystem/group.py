@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 
 from rds_csi.errors import FailedPrecondition
-from rds_csi.filesystem.oserrors import as_driver_error
+from rds_csi.model.oserrors import as_driver_error
 
 _FILE_BITS = 0o660
 _DIRECTORY_BITS = stat.S_ISGID | 0o770

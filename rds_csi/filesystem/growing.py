@@ -5,9 +5,9 @@ import os
 import struct
 
 from rds_csi.errors import DriverError, FailedPrecondition, InvalidArgument, Unavailable
-from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.filesystem.superblock import Superblock, read_superblocks
 from rds_csi.model.devices import Device
+from rds_csi.model.oserrors import as_driver_error
 from rds_csi.model.sizes import MIB
 from rds_csi.process import Completed, Runner
 from rds_csi.tasks import finish

@@ -13,12 +13,12 @@ from rds_csi.filesystem.group import give_to_group
 from rds_csi.filesystem.growing import grow
 from rds_csi.filesystem.looks import Looks
 from rds_csi.filesystem.mounting import mount_device, unmount
-from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.filesystem.protocol import Content, Mount, MountTable, Usage
 from rds_csi.filesystem.superblock import identify
 from rds_csi.filesystem.usage import read_usage
 from rds_csi.model.devices import Device, DeviceNumber
 from rds_csi.model.host import HostPaths
+from rds_csi.model.oserrors import as_driver_error
 from rds_csi.model.volumes import Finding
 from rds_csi.process import Runner
 from rds_csi.tasks import finish
@@ -73,7 +73,7 @@ class HostFilesystems:
         return await prove_blank(self._runner, self._workers, device)
 
     async def format(self, device: Device, fs_type: str, uuid: str, options: Sequence[str]) -> None:
-        await make_filesystem(self._runner, self._workers, device, fs_type, uuid, options)
+        await make_filesystem(self._runner, self._workers, self._host.proc, device, fs_type, uuid, options)
 
     async def mount(self, device: Device, path: str, fs_type: str, flags: Sequence[str]) -> None:
         options = superblock_options(flags, fs_type)

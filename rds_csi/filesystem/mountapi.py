@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable
 
 from rds_csi.errors import FailedPrecondition
-from rds_csi.filesystem.oserrors import as_driver_error
+from rds_csi.model.oserrors import as_driver_error
 
 # One number on every architecture that Python and Kubernetes run on (asm-generic/unistd.h; alpha differs).
 _SYS_OPEN_TREE = 428

@@ -32,13 +32,14 @@ async def mount_device(runner: Runner, device: Device, path: str, fs_type: str, 
     """Mount ``device`` at the directory ``path`` with checked ``options``.
 
     Starts one program, unless an ext journal needs repair: then the safe repairs of ``e2fsck -p`` are made and
-    the mount is tried once more. Never formats.
+    the mount is tried once more, but never for a read-only mount: that writes nothing. Never formats.
 
     No fsck before the first try: mounting replays the journal, which is what a volume needs after a crash, and
     a checker that forbids a mount has kept more volumes away than it saved (lessons, section 10, 20).
     """
     completed = await _mount(runner, device, path, fs_type, options)
-    repairable = completed.returncode and fs_type in _EXT and _says(completed, *_REPAIRABLE)
+    writable = fs_type in _EXT and "ro" not in options
+    repairable = completed.returncode and writable and _says(completed, *_REPAIRABLE)
     if repairable and await _preen(runner, device):
         completed = await _mount(runner, device, path, fs_type, options)
     if completed.returncode:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from rds_csi.atomic import remove_leftovers, sync_directory, write_atomically
 from rds_csi.errors import DriverError, InvalidArgument
-from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.names import is_id
+from rds_csi.model.oserrors import as_driver_error
 from rds_csi.model.records import FormatState, StageRecord
 from rds_csi.model.sizes import INT64_MAX
 from rds_csi.model.targets import target_from_context

@@ -5,7 +5,7 @@ import os
 import stat
 
 from rds_csi.errors import FailedPrecondition
-from rds_csi.filesystem.oserrors import as_driver_error
+from rds_csi.model.oserrors import as_driver_error
 
 # The kubelet's own mode for the directories of volumes.
 _DIRECTORY_MODE = 0o750
@@ -32,17 +32,24 @@ def ensure_directory(path: str) -> bool:
 def remove(path: str) -> None:
     """Blocking. Nothing is at ``path``, which the mount table has shown as unmounted.
 
-    Only what a driver puts there goes: an empty directory, an empty file, a block node, a symlink. A directory
-    or file with content is FailedPrecondition: it may be the volume's data (lessons L2).
+    Only what a driver puts there goes: an empty directory, an empty file, a block node. A directory or file with
+    content is FailedPrecondition: it may be the volume's data (lessons L2). So is anything else (a symlink, a
+    socket…): somebody else has put it there.
     """
     try:
         status = os.lstat(path)
         if stat.S_ISDIR(status.st_mode):
             os.rmdir(path)
-        elif stat.S_ISREG(status.st_mode) and status.st_size:
-            raise FailedPrecondition(f"{path} is a file with content, so it is not removed")
-        else:
-            os.unlink(path)
+            return
+        if stat.S_ISREG(status.st_mode):
+            if status.st_size:
+                raise FailedPrecondition(f"{path} is a file with content, so it is not removed")
+        elif not stat.S_ISBLK(status.st_mode):
+            raise FailedPrecondition(
+                f"{path} is neither a directory, a file nor a block node, so it is not removed",
+                remedy="Look at who put it there, and remove it by hand.",
+            )
+        os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:

@@ -4,9 +4,9 @@ import os
 import stat
 
 from rds_csi.errors import NotFound, Unavailable
-from rds_csi.filesystem.oserrors import as_driver_error
 from rds_csi.filesystem.protocol import Usage
 from rds_csi.model.devices import DeviceNumber
+from rds_csi.model.oserrors import as_driver_error
 
 # The unit of /sys/dev/block/*/size, whatever the device's own block size is (Documentation/ABI/stable/sysfs-block).
 _SECTOR_BYTES = 512

@@ -33,7 +33,7 @@ _NODE_PAUSES = (0.002, 0.01, 0.05, 0.2, 0.7)
 class LoopDevice:
     """One bound loop device. ``backing_file`` is the kernel's text: a path, perhaps with DELETED_SUFFIX.
 
-    ``whole`` is whether it shows the whole file for writing; ``autoclear`` is whether it goes away by itself
+    ``whole`` is whether it shows the whole file; ``autoclear`` is whether it goes away by itself
     when the last user closes it. ``size`` in bytes.
     """
 
@@ -67,7 +67,8 @@ class Bound:
 class LoopDevices:
     """The loop devices of the host. Every method is blocking: call it in a worker; OSError when the kernel refuses.
 
-    Only devices that show the whole file for writing are looked at: any other belongs to somebody else.
+    Only devices that show the whole file, which was opened for writing, are looked at: any other belongs to
+    somebody else.
     """
 
     def __init__(
@@ -92,11 +93,8 @@ class LoopDevices:
         directory = f"{self._host.sys}/block/{name}"
         try:
             backing_file = _read(f"{directory}/loop/backing_file")
-            whole = (
-                _read(f"{directory}/loop/offset") == "0"
-                and _read(f"{directory}/loop/sizelimit") == "0"
-                and _read(f"{directory}/ro") == "0"
-            )
+            # Not "ro": a device of ours is read-only while its volume is published so (BLKROSET).
+            whole = _read(f"{directory}/loop/offset") == "0" and _read(f"{directory}/loop/sizelimit") == "0"
             device = LoopDevice(
                 name=name,
                 number=DeviceNumber.parse(_read(f"{directory}/dev")),
@@ -122,7 +120,10 @@ class LoopDevices:
         current, unlinked = [], []
         candidates = (self._candidate(name, path) for name in self._names())
         for loop in sorted((loop for loop in candidates if loop), key=lambda loop: loop.number):
-            if self._is_of(loop, wanted):
+            behind = self._ioctls.inode(self.node(loop.name))
+            if behind is None:
+                continue
+            if behind == wanted:
                 current.append(loop)
             elif _was_at(loop, path):
                 unlinked.append(loop)
@@ -130,8 +131,10 @@ class LoopDevices:
 
     def current(self, name: str, path: str) -> LoopDevice | None:
         """The device ``name`` if it is one of the file that is now at ``path``: that spares looking at them all."""
-        loop = self._candidate(name, path)
-        return loop if loop is not None and self._is_of(loop, Inode.of(path)) else None
+        loop, wanted = self._candidate(name, path), Inode.of(path)
+        if loop is None or wanted is None:
+            return None
+        return loop if self._ioctls.inode(self.node(name)) == wanted else None
 
     def attach(self, path: str, *, direct_io: bool) -> LoopDevice:
         """A new device over the whole file, with direct I/O if the file's filesystem takes it.
@@ -208,9 +211,6 @@ class LoopDevices:
             return None
         loop = self.read(name)
         return loop if loop is not None and loop.whole else None
-
-    def _is_of(self, loop: LoopDevice, wanted: Inode | None) -> bool:
-        return wanted is not None and self._ioctls.inode(self.node(loop.name)) == wanted
 
 
 def _was_at(loop: LoopDevice, path: str) -> bool:

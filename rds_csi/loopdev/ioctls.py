@@ -16,9 +16,10 @@ _LOOP_GET_STATUS64 = 0x4C05
 _LOOP_SET_CAPACITY = 0x4C07
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CTL_GET_FREE = 0x4C82
+_LO_FLAGS_READ_ONLY = 1
 _LO_FLAGS_DIRECT_IO = 16
-# struct loop_info64: lo_device, lo_inode, and what is not looked at.
-_INFO = struct.Struct("=QQ216x")
+# struct loop_info64: lo_device, lo_inode, lo_flags, and what is not looked at.
+_INFO = struct.Struct("=QQ36xI176x")
 # struct loop_config: fd, block_size, loop_info64 up to lo_flags, lo_flags, lo_file_name, the rest, 8 reserved words.
 _CONFIG = struct.Struct("=II52xI64s112x64x")
 _FILE_NAME_BYTES = 63
@@ -73,7 +74,11 @@ class LoopIoctls:
             fcntl.ioctl(descriptor, _LOOP_CONFIGURE, config)
 
     def inode(self, node: str) -> Inode | None:
-        """The file behind the device; None when there is none, or this process may not ask."""
+        """The file that the device was bound to for writing; None when there is none, or this process may not ask.
+
+        The driver's own flag tells a device that somebody has bound for reading (``losetup -r``): "ro" in sysfs
+        also tells of BLKROSET.
+        """
         status = bytearray(_INFO.size)
         try:
             with _opened(node, os.O_RDONLY) as descriptor:
@@ -82,7 +87,8 @@ class LoopIoctls:
             if error.errno in _GONE | _FORBIDDEN:
                 return None
             raise
-        return Inode(*_INFO.unpack(status))
+        device, number, flags = _INFO.unpack(status)
+        return None if flags & _LO_FLAGS_READ_ONLY else Inode(device, number)
 
     def set_capacity(self, node: str) -> None:
         """Make the device as large as its file is now."""

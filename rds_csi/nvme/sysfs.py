@@ -2,7 +2,7 @@
 
 Source: Documentation/ABI and drivers/nvme/host/{sysfs,multipath,fabrics}.c of Linux 6.1 and 6.12. Everything
 in these directories is a symlink or may vanish between two reads: what is gone is left out, never an error.
-Blocking: call it in a worker.
+What could not be looked at (EMFILE, ENOMEM…) is an OSError, never absence. Blocking: call it in a worker.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from rds_csi.model.devices import DeviceNumber
 from rds_csi.model.host import HostPaths
+from rds_csi.model.oserrors import GONE
 from rds_csi.nvme.sessions import OFF, Controller, Namespace, Session, SessionIndex
 
 # The class directories hold namespaces too (nvme0n1, nvme0c0n1): names decide, links do not.
@@ -139,14 +140,18 @@ def _seconds(path: str) -> int | None:
 def _list(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:
-        return []
+    except OSError as error:
+        if error.errno in GONE:
+            return []
+        raise
 
 
 def _read(path: str) -> str:
-    """An attribute without its padding; "" when it is gone (ENOENT, ENODEV), not there, or not readable."""
+    """An attribute without its padding; "" when it is gone (ENOENT, ENODEV), not there, or not for this process."""
     try:
         with open(path, "rb", buffering=0) as stream:
             return stream.read().decode("utf-8", "replace").strip()
-    except OSError:
-        return ""
+    except OSError as error:
+        if error.errno in GONE:
+            return ""
+        raise

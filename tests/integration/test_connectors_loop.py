@@ -11,6 +11,7 @@ from rds_csi.connectors.loop import LoopConnector
 from rds_csi.connectors.nodes import BlockNodes
 from rds_csi.connectors.protocol import ConnectorOptions
 from rds_csi.errors import FailedPrecondition
+from rds_csi.filesystem.host import HostFilesystems
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.host import HostPaths
 from rds_csi.model.targets import FileTarget
@@ -124,11 +125,48 @@ async def test_a_device_that_is_open_is_refused_and_goes_when_it_is_closed(
     assert await connector.find(target) is None
 
 
+async def test_a_device_published_read_only_is_still_the_one_device(connector: LoopConnector, home: Path) -> None:
+    target, node = make_image(home / "image"), str(home / "node")
+    filesystems = HostFilesystems(ProcessRunner(), Workers(), HostPaths())
+    device = (await connector.connect(target, CONFIG)).device
+    await filesystems.place_block_node(device, node, read_only=True)
+    assert await connector.find(target) == device
+    again = await connector.connect(target, CONFIG)
+    assert (again.device, again.created) == (device, False)
+    os.truncate(target.path, 2 * SIZE)
+    assert (await connector.rescan(target, 2 * SIZE)).number == device.number
+    await filesystems.remove_target(node)
+    await connector.disconnect(target)
+    assert await connector.find(target) is None
+
+
+async def test_a_device_that_somebody_made_for_reading_is_left_alone(connector: LoopConnector, home: Path) -> None:
+    target = make_image(home / "image")
+    made = await asyncio.to_thread(
+        subprocess.run,
+        ("losetup", "--read-only", "--find", "--show", target.path),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=TOOL_SECONDS,
+    )
+    theirs = made.stdout.strip()
+    try:
+        assert await connector.find(target) is None
+        ours = await connector.connect(target, CONFIG)
+        assert ours.device.path != theirs
+        await connector.disconnect(target)
+    finally:
+        await asyncio.to_thread(run, "losetup", "--detach", theirs)
+
+
 async def test_growth_is_seen(connector: LoopConnector, home: Path) -> None:
     target = make_image(home / "image")
     await connector.connect(target, CONFIG)
     os.truncate(target.path, 2 * SIZE)
     assert (await connector.rescan(target, 2 * SIZE)).size == 2 * SIZE
+    os.truncate(target.path, 3 * SIZE)
+    assert (await connector.rescan(target, 0)).size == 3 * SIZE
     await connector.disconnect(target)
 
 

@@ -215,6 +215,22 @@ async def test_a_device_that_something_holds_is_not_formatted(filesystems: HostF
     assert (await filesystems.prove_blank(device)).blank
 
 
+async def test_a_device_that_a_program_writes_to_without_a_claim_is_not_formatted(
+    filesystems: HostFilesystems, device: Device
+) -> None:
+    """As mkfs.btrfs does."""
+    node = os.open(device.path, os.O_RDWR)
+    writer = await asyncio.create_subprocess_exec("sleep", "60", stdout=node, stdin=DEVNULL)
+    os.close(node)
+    try:
+        with pytest.raises(Aborted, match=rf"pid {writer.pid} \(sleep\)"):
+            await filesystems.format(device, "ext4", str(uuid.uuid4()), ())
+    finally:
+        writer.kill()
+        await writer.wait()
+    await filesystems.format(device, "ext4", str(uuid.uuid4()), ())
+
+
 async def test_a_mounted_device_is_not_formatted(filesystems: HostFilesystems, device: Device, home: Path) -> None:
     fs_uuid, stage = str(uuid.uuid4()), str(home / "stage")
     await filesystems.format(device, "xfs", fs_uuid, ())
@@ -416,6 +432,27 @@ async def test_a_read_only_block_node_cannot_be_written_and_leaves_the_device_wr
     assert is_read_only(device), "the other pod still has it"
     await filesystems.remove_target(str(home / "publish" / "other"))
     assert not is_read_only(device)
+
+
+async def test_a_left_over_node_does_not_make_another_volumes_device_writable(
+    filesystems: HostFilesystems, device: Device, home: Path
+) -> None:
+    """The number of a device that went came back as that of another volume."""
+    left, published = str(home / "publish" / "one" / "pod"), str(home / "publish" / "two" / "pod")
+    for path in (left, published):
+        await filesystems.place_block_node(device, path, read_only=True)
+    await filesystems.remove_target(left)
+    assert is_read_only(device)
+    await filesystems.remove_target(published)
+    assert not is_read_only(device)
+
+
+async def test_a_character_device_is_not_removed(filesystems: HostFilesystems, home: Path) -> None:
+    node = home / "null"
+    os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    with pytest.raises(FailedPrecondition, match="neither a directory"):
+        await filesystems.remove_target(str(node))
+    node.unlink()
 
 
 async def test_a_read_only_node_beside_a_writable_one_is_refused(

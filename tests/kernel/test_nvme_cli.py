@@ -14,7 +14,7 @@ from rds_csi.connectors.nodes import BlockNodes
 from rds_csi.connectors.nvme_cli import NvmeCli
 from rds_csi.connectors.nvme_connector import NvmeConnector
 from rds_csi.connectors.protocol import ConnectorOptions
-from rds_csi.errors import FailedPrecondition, NotFound, Unavailable
+from rds_csi.errors import FailedPrecondition, Unavailable
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.host import HostPaths
 from rds_csi.model.targets import NvmeTarget
@@ -247,7 +247,7 @@ async def test_a_session_that_is_away_is_disconnected(connector: NvmeConnector, 
 async def test_growth_is_seen_by_a_rescan(connector: NvmeConnector, nvmet_target: MakeTarget) -> None:
     exported = nvmet_target(size=64 * MIB)
     target = target_of(exported)
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable):
         await connector.rescan(target, 96 * MIB)
     await connector.connect(target, CONFIG)
     exported.grow(96 * MIB)

@@ -24,8 +24,8 @@ LOOP_MAJOR = 7
 class MadeUpKernel(LoopIoctls):
     """Binds and unbinds loop devices of a made-up tree, and remembers what it was asked to do.
 
-    ``files`` is which file is behind a node. ``open_nodes`` are held open by somebody: they go when they are closed.
-    ``at_configure`` is called when a device was bound; what ``refusal`` gives is raised instead of binding.
+    ``files`` is which file is behind a node for writing. ``open_nodes`` are held open by somebody: they go when they
+    are closed. ``at_configure`` is called when a device was bound; what ``refusal`` gives is raised instead of binding.
     """
 
     def __init__(self, bench: "LoopBench") -> None:
@@ -111,9 +111,16 @@ class LoopBench:
         return (self.sysfs(name) / "loop").exists()
 
     def bind(
-        self, name: str, *, file: Path | None = None, text: str = "", offset: int = 0, autoclear: int = 0, ro: int = 0
+        self,
+        name: str,
+        *,
+        file: Path | None = None,
+        text: str = "",
+        offset: int = 0,
+        autoclear: int = 0,
+        read_only: bool = False,
     ) -> Path:
-        """Bind a loop device as the kernel shows it; its directory in sysfs."""
+        """Bind a loop device as the kernel shows it, ``read_only`` as by ``losetup -r``; its directory in sysfs."""
         minor = int(name.removeprefix("loop"))
         device = self.sysfs(name)
         (device / "loop").mkdir(parents=True)
@@ -123,7 +130,7 @@ class LoopBench:
         for attribute, value in {
             "dev": f"{LOOP_MAJOR}:{minor}",
             "size": status.st_size // 512,
-            "ro": ro,
+            "ro": int(read_only),
             "loop/backing_file": text or str(bound),
             "loop/offset": offset,
             "loop/sizelimit": 0,
@@ -134,11 +141,12 @@ class LoopBench:
         if not link.is_symlink():
             link.symlink_to(device)
         node = f"{self.host.dev}/{name}"
-        self.kernel.files[node] = Inode(status.st_dev, status.st_ino)
+        if not read_only:
+            self.kernel.files[node] = Inode(status.st_dev, status.st_ino)
         self.nodes.numbers[node] = DeviceNumber(LOOP_MAJOR, minor)
         return device
 
     def release(self, name: str) -> None:
         """The kernel lets go of a loop device."""
         shutil.rmtree(self.sysfs(name) / "loop")
-        self.kernel.files.pop(f"{self.host.dev}/{name}")
+        self.kernel.files.pop(f"{self.host.dev}/{name}", None)

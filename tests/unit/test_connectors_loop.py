@@ -54,11 +54,23 @@ async def test_a_device_of_a_file_made_anew_is_not_used(bench: LoopBench) -> Non
     assert connected.device.path.endswith("/loop3")
 
 
-@pytest.mark.parametrize("part", [{"offset": 4096}, {"ro": 1}])
-async def test_a_device_of_a_part_or_for_reading_is_not_ours(bench: LoopBench, part: dict[str, int]) -> None:
-    bench.bind("loop5", offset=part.get("offset", 0), ro=part.get("ro", 0))
+@pytest.mark.parametrize(
+    ("offset", "read_only", "text"), [(4096, False, ""), (0, True, ""), (0, True, "{image} (deleted)")]
+)
+async def test_a_device_of_a_part_or_for_reading_is_not_ours(
+    bench: LoopBench, offset: int, read_only: bool, text: str
+) -> None:
+    bench.bind("loop5", offset=offset, read_only=read_only, text=text.format(image=bench.image))
     assert await bench.connector.find(bench.target) is None
     await bench.connector.disconnect(bench.target)
+    assert bench.kernel.calls == []
+
+
+async def test_a_device_that_is_published_read_only_stays_ours(bench: LoopBench) -> None:
+    device = bench.bind("loop5")
+    (device / "ro").write_text("1\n")
+    assert not (await bench.connector.connect(bench.target, CONFIG)).created
+    assert await bench.connector.find(bench.target) is not None
     assert bench.kernel.calls == []
 
 
@@ -223,8 +235,23 @@ async def test_growth_is_seen(bench: LoopBench) -> None:
 
 
 async def test_only_an_attached_file_can_be_rescanned(bench: LoopBench) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable, match="no loop device"):
         await bench.connector.rescan(bench.target, SIZE)
+
+
+async def test_a_device_that_goes_while_it_is_rescanned_is_unavailable(bench: LoopBench) -> None:
+    bench.bind("loop5")
+    bench.clock.at_first_pause = lambda: bench.release("loop5")
+    with pytest.raises(Unavailable, match="was detached"):
+        await bench.connector.rescan(bench.target, 2 * SIZE)
+
+
+async def test_growth_of_an_unknown_size_is_looked_for(bench: LoopBench) -> None:
+    bench.bind("loop5")
+    os.truncate(bench.image, 2 * SIZE)
+    assert (await bench.connector.rescan(bench.target, 0)).size == 2 * SIZE
+    assert (await bench.connector.rescan(bench.target, 0)).size == 2 * SIZE
+    assert bench.kernel.calls == [("set_capacity", "loop5")] * 2
 
 
 async def test_a_device_of_nobody_has_no_target(bench: LoopBench) -> None:

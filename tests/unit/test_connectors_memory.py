@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rds_csi.connectors.memory import MemoryConnector
-from rds_csi.errors import DeadlineExceeded, NotFound, Unavailable
+from rds_csi.errors import DeadlineExceeded, Unavailable
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.sizes import GIB
 from rds_csi.model.targets import FileTarget, NvmeTarget
@@ -50,7 +50,7 @@ async def test_what_is_disconnected_is_gone() -> None:
     await connector.disconnect(NVME)
     assert await connector.find(NVME) is None
     assert await connector.health(NVME)
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable):
         await connector.rescan(NVME, 1)
 
 

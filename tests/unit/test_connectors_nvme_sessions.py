@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rds_csi.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from rds_csi.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import DeviceNumber
 from rds_csi.model.targets import FileTarget
@@ -91,6 +91,27 @@ async def test_a_device_in_use_is_not_disconnected(
     assert bench.runner.calls == []
 
 
+async def test_what_cannot_be_looked_at_is_not_taken_for_absent(bench: NvmeBench) -> None:
+    bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
+    nqn = next(bench.tree.path("sys/class/nvme-subsystem").glob("*/subsysnqn"))
+    nqn.unlink()
+    nqn.mkdir()
+    with pytest.raises(Unavailable, match="cannot be looked at: Is a directory"):
+        await bench.connector.find(TARGET)
+    with pytest.raises(Unavailable, match="cannot be looked at"):
+        await bench.connector.disconnect(TARGET)
+
+
+async def test_a_device_whose_use_cannot_be_told_is_not_disconnected(bench: NvmeBench) -> None:
+    bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
+    mounts = bench.tree.path("proc/self/mountinfo")
+    mounts.unlink(missing_ok=True)
+    mounts.mkdir()
+    with pytest.raises(Unavailable, match="in use cannot be told"):
+        await bench.connector.disconnect(TARGET)
+    assert bench.runner.calls == []
+
+
 async def test_growth_is_awaited_after_a_rescan(bench: NvmeBench) -> None:
     device = bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
     rescan = bench.tree.path("sys/class/nvme/nvme0/rescan_controller")
@@ -111,8 +132,35 @@ async def test_growth_that_does_not_come_ends_the_wait(bench: NvmeBench) -> None
 
 
 async def test_only_a_connected_target_can_be_rescanned(bench: NvmeBench) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(Unavailable, match="not connected"):
         await bench.connector.rescan(TARGET, 1)
+
+
+async def test_growth_of_an_unknown_size_is_looked_for(bench: NvmeBench) -> None:
+    device = bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
+    rescan = bench.tree.path("sys/class/nvme/nvme0/rescan_controller")
+
+    def grow() -> None:
+        assert rescan.read_text().startswith("1")
+        (device / "size").write_text(f"{(2 << 30) // 512}\n")
+
+    bench.clock.at_first_pause = grow
+    assert (await bench.connector.rescan(TARGET, 0)).size == 2 << 30
+
+
+async def test_a_device_that_has_not_grown_is_told_as_it_is_soon(bench: NvmeBench) -> None:
+    bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
+    assert (await bench.connector.rescan(TARGET, 0)).size == 1 << 30
+    assert bench.tree.path("sys/class/nvme/nvme0/rescan_controller").read_text().startswith("1")
+    assert bench.clock.seconds < 2
+
+
+@pytest.mark.parametrize("size", [0, 2 << 30])
+async def test_a_device_that_vanishes_while_it_is_rescanned_is_unavailable(bench: NvmeBench, size: int) -> None:
+    bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
+    bench.clock.at_first_pause = lambda: bench.tree.remove_session(0)
+    with pytest.raises(Unavailable, match="vanished"):
+        await bench.connector.rescan(TARGET, size)
 
 
 async def test_health_is_a_sentence_for_each_trouble(bench: NvmeBench) -> None:

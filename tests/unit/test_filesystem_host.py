@@ -30,14 +30,23 @@ async def test_only_what_is_empty_is_removed(filesystems: HostFilesystems, tmp_p
     (tmp_path / "full" / "data").touch()
     (tmp_path / "file").touch()
     (tmp_path / "content").write_text("precious")
-    (tmp_path / "link").symlink_to("full")
-    for name in ("empty", "file", "link", "absent", "file/below"):
+    for name in ("empty", "file", "absent", "file/below"):
         await filesystems.remove_target(str(tmp_path / name))
     with pytest.raises(FailedPrecondition, match="not empty"):
         await filesystems.remove_target(str(tmp_path / "full"))
     with pytest.raises(FailedPrecondition, match="with content"):
         await filesystems.remove_target(str(tmp_path / "content"))
     assert sorted(os.listdir(tmp_path)) == ["content", "full"]
+
+
+async def test_what_no_driver_puts_at_a_target_is_not_removed(filesystems: HostFilesystems, tmp_path: Path) -> None:
+    (tmp_path / "symlink").symlink_to("absent")
+    os.mkfifo(tmp_path / "fifo")
+    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+    for name in ("symlink", "fifo", "socket"):
+        with pytest.raises(FailedPrecondition, match="neither a directory"):
+            await filesystems.remove_target(str(tmp_path / name))
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "socket", "symlink"]
 
 
 def test_a_directory_is_made_once(tmp_path: Path) -> None:

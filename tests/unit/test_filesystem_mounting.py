@@ -119,6 +119,13 @@ async def test_a_damaged_ext4_is_mended_safely_and_mounted_again(host: Host) -> 
     assert [call[0] for call in host.runner.calls] == ["mount", "e2fsck", "mount"]
 
 
+async def test_a_read_only_mount_never_mends(host: Host) -> None:
+    host.runner.on("mount", returncode=32, stderr=DAMAGED)
+    with pytest.raises(FailedPrecondition, match="corrupted filesystem"):
+        await host.filesystems.mount(DEVICE, host.path, "ext4", ["ro"])
+    assert [call[0] for call in host.runner.calls] == ["mount"]
+
+
 async def test_damage_beyond_preening_is_for_a_person(host: Host) -> None:
     host.runner.on("mount", returncode=32, stderr=DAMAGED)
     host.runner.on("e2fsck", returncode=4, stderr="/dev/nvme0n1: UNEXPECTED INCONSISTENCY; RUN fsck MANUALLY.")

@@ -192,3 +192,13 @@ def test_a_scan_survives_sessions_that_come_and_go(tmp_path: Path) -> None:
         assert len(sysfs.scan()) >= 5
         sysfs.session(NQN)
     thread.join()
+
+
+def test_an_attribute_that_cannot_be_read_is_an_error_and_not_an_absent_session(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN)
+    nqn = next(tree.path("sys/class/nvme-subsystem").glob("*/subsysnqn"))
+    nqn.unlink()
+    nqn.mkdir()
+    with pytest.raises(IsADirectoryError):
+        NvmeSysfs(tree.host).session(NQN)
