@@ -14,6 +14,7 @@ from enum import Flag, auto
 from importlib.metadata import entry_points
 from typing import Any
 
+import aiofiles
 import anyio
 
 from rds_csi import __version__
@@ -133,11 +134,11 @@ def check_state_dir(path: str) -> None:
         ) from None
 
 
-def read_boot_id(host: HostPaths) -> str:
+async def read_boot_id(host: HostPaths) -> str:
     """/proc/sys/kernel/random/boot_id (random(4)): another one after every boot."""
     try:
-        with open(os.path.join(host.proc, "sys/kernel/random/boot_id"), encoding="ascii") as stream:
-            return stream.read().strip()
+        async with aiofiles.open(os.path.join(host.proc, "sys/kernel/random/boot_id"), encoding="ascii") as stream:
+            return (await stream.read()).strip()
     except OSError as error:
         raise ConfigurationError(
             f"the boot id cannot be read: {error}", remedy="Look whether --host-root has the host's /proc."
@@ -196,7 +197,7 @@ class Server:
                 gauge = self._metrics.array_available.labels(name)
                 self._watches.append(Watch(f"array {name}", self._array.check, report=gauge.set))
             if Role.NODE in self._role:
-                services.append(self._node(connector))
+                services.append(await self._node(connector))
             # A node serves volumes of an array that it does not know: its half is there for all of them.
             features = self._array.traits.features if self._array is not None else Feature.ALL
             services.append(
@@ -234,7 +235,7 @@ class Server:
             return [controller]
         return [controller, GroupControllerService(array, locks=locks, topology=topology_of(settings))]
 
-    def _node(self, connector: Connector) -> NodeService:
+    async def _node(self, connector: Connector) -> NodeService:
         settings = self._settings
         check_state_dir(settings.state_dir)
         filesystems, records = open_filesystems(settings, self._machine)
@@ -249,7 +250,7 @@ class Server:
             records,
             locks=OperationLocks(),
             max_volumes_per_node=settings.max_volumes_per_node,
-            boot_id=read_boot_id(self._machine.host),
+            boot_id=await read_boot_id(self._machine.host),
             new_uuid=lambda: str(uuid.uuid4()),
             topology=topology_of(settings),
         )
