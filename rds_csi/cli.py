@@ -15,10 +15,11 @@ EXIT_CONFIGURATION = 2
 # 128 + SIGINT, as a shell tells it.
 EXIT_INTERRUPTED = 130
 
-_SERVER_FLAGS = ("endpoint", "driver_name", "connector", "host_root", "nqn_prefix", "max_volumes_per_node")
-_CONTROLLER_FLAGS = ("array",)
-_NODE_FLAGS = ("node_id", "state_dir")
-_COMMON_FLAGS = ("http_endpoint", "shutdown_grace", "log_format", "log_level")
+# The same for all three roles, so that a chart can give one set of flags to all of them.
+_SERVER_FLAGS = (
+    *("endpoint", "node_id", "driver_name", "array", "connector", "state_dir", "host_root", "nqn_prefix"),
+    *("max_volumes_per_node", "http_endpoint", "log_format", "log_level", "shutdown_grace"),
+)
 
 _EPILOG = """\
 Every flag is also an environment variable, shown in brackets; a flag wins.
@@ -53,29 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, command: Command, *flags: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        sub = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        )
         add_flags(sub, *flags)
         sub.set_defaults(command=command)
         return sub
 
-    add(
-        "controller",
-        "serve the CSI controller",
-        _serve("CONTROLLER"),
-        *_SERVER_FLAGS,
-        *_CONTROLLER_FLAGS,
-        *_COMMON_FLAGS,
-    )
-    add("node", "serve the CSI node of this machine", _serve("NODE"), *_SERVER_FLAGS, *_NODE_FLAGS, *_COMMON_FLAGS)
-    add(
-        "all",
-        "serve controller and node in one process",
-        _serve("ALL"),
-        *_SERVER_FLAGS,
-        *_CONTROLLER_FLAGS,
-        *_NODE_FLAGS,
-        *_COMMON_FLAGS,
-    )
+    add("controller", "serve the CSI controller", _serve("CONTROLLER"), *_SERVER_FLAGS)
+    add("node", "serve the CSI node of this machine", _serve("NODE"), *_SERVER_FLAGS)
+    add("all", "serve controller and node in one process", _serve("ALL"), *_SERVER_FLAGS)
     status = add(
         "status",
         "show the volumes that are staged on this machine, and whether they are well",
