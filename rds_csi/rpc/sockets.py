@@ -14,7 +14,9 @@ from rds_csi.errors import ConfigurationError
 
 DIRECTORY_MODE = 0o750
 SOCKET_MODE = 0o600
-BACKLOG = 128
+# Connections that wait to be accepted. A full queue refuses with EAGAIN, which clients of unix sockets take badly
+# (asyncio's believe to be connected); the kernel lowers it to net.core.somaxconn.
+BACKLOG = 1024
 # sun_path, less the closing NUL (unix(7)).
 MAX_PATH_BYTES = 107
 
