@@ -33,7 +33,8 @@ def test_ctrl_c_at_any_step_leaves_nothing(home: Path, during: str) -> None:
     steps = ("create", "publish", "stage", "mount", "write", "take a snapshot", "grow", "clone")
     before = steps[steps.index(during) - 1] if during != steps[0] else "The life"
     with subprocess.Popen(
-        [Path(sys.executable).with_name("rds-csi"), "demo"],
+        # A shell starts what runs in the background with SIGINT ignored, and its children's children inherit that.
+        ["env", "--default-signal=INT", Path(sys.executable).with_name("rds-csi"), "demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
