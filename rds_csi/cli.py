@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,13 +13,16 @@ from rds_csi.settings import LogFormat, Settings, add_flags, load_settings
 
 # sysexits are not for us: 2 is what argparse gives for a wrong flag, and a wrong value is no different.
 EXIT_CONFIGURATION = 2
+# 128 + SIGPIPE, as a shell tells it.
+EXIT_PIPE = 141
 # 128 + SIGINT, as a shell tells it.
 EXIT_INTERRUPTED = 130
 
 # The same for all three roles, so that a chart can give one set of flags to all of them.
 _SERVER_FLAGS = (
     *("endpoint", "node_id", "driver_name", "array", "connector", "state_dir", "host_root", "nqn_prefix"),
-    *("max_volumes_per_node", "http_endpoint", "log_format", "log_level", "shutdown_grace"),
+    *("max_volumes_per_node", "max_connects", "sweep_interval", "grace", "sweep_unused"),
+    *("http_endpoint", "log_format", "log_level", "shutdown_grace"),
 )
 
 _EPILOG = """\
@@ -34,7 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     command: Command = arguments.command
     try:
-        return command(arguments)
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read (head, less) has seen enough. Nothing more is written, not even by the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except DriverError as error:
         # A wrong setting, or a machine that is not as it must be: either way one sentence, no traceback.
         print(f"rds-csi: {error}", file=sys.stderr)
@@ -64,11 +74,34 @@ def _parser() -> argparse.ArgumentParser:
     add("controller", "serve the CSI controller", _serve("CONTROLLER"), *_SERVER_FLAGS)
     add("node", "serve the CSI node of this machine", _serve("NODE"), *_SERVER_FLAGS)
     add("all", "serve controller and node in one process", _serve("ALL"), *_SERVER_FLAGS)
+    sweep = add(
+        "sweep",
+        "disconnect orphaned NVMe sessions of this driver, once or again and again",
+        _sweep,
+        *("nqn_prefix", "interval", "grace", "sweep_unused", "dry_run"),
+        *("connector", "state_dir", "host_root", "log_format", "log_level"),
+    )
+    sweep.add_argument("--once", action="store_true", help="sweep once, whatever --interval says")
+    sweep.add_argument("--output", choices=["text", "json"], default="text", help="how to print (default: text)")
+    doctor = add(
+        "doctor",
+        "check what this machine needs for NVMe/TCP volumes, and say how to mend what is missing",
+        _doctor,
+        *("connector", "array", "state_dir", "host_root", "nqn_prefix", "log_level"),
+    )
+    doctor.add_argument(
+        "--portal",
+        action="append",
+        default=[],
+        metavar="ADDRESS[:PORT]",
+        help="also ask this NVMe/TCP portal (may be repeated; default: those of the array and of staged volumes)",
+    )
+    doctor.add_argument("--output", choices=["text", "json"], default="text", help="how to print (default: text)")
     status = add(
         "status",
-        "show the volumes that are staged on this machine, and whether they are well",
+        "show the volumes, sessions and running operations of this machine, and whether they are well",
         _status,
-        *("connector", "array", "state_dir", "host_root", "log_level"),
+        *("connector", "array", "state_dir", "host_root", "nqn_prefix", "log_level"),
     )
     status.add_argument("--output", choices=["table", "json"], default="table", help="how to print (default: table)")
     add("demo", "play the whole life of a volume on this machine; no array needed", _demo)
@@ -98,6 +131,20 @@ def _status(arguments: argparse.Namespace) -> int:
     from rds_csi.commands.status import show_status
 
     return asyncio.run(show_status(settings, as_json=arguments.output == "json"))
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments)
+    from rds_csi.commands.sweep import sweep
+
+    return asyncio.run(sweep(settings, once=arguments.once, as_json=arguments.output == "json"))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments)
+    from rds_csi.commands.doctor import examine
+
+    return asyncio.run(examine(settings, portals=arguments.portal, as_json=arguments.output == "json"))
 
 
 def _demo(_: argparse.Namespace) -> int:

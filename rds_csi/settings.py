@@ -34,6 +34,10 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+# Every subsystem of such a server begins with these, also those of other clusters and of diskless hosts (lessons I7).
+_VENDOR_PREFIXES = frozenset({"nqn.2000-02.com.mikrotik:", "nqn.2014-08.org.nvmexpress:"})
+
+
 def _variables(name: str, *others: str) -> AliasChoices:
     """The environment variables of one setting, the first that is set wins.
 
@@ -69,7 +73,7 @@ class Settings(BaseSettings):
     )
     connector: str = Field(
         "",
-        description="how a node reaches its volumes: nvme-cli, loop or memory "
+        description="how a node reaches its volumes: nvme-cli, fabrics, loop or memory "
         "(default: loop for local arrays, nvme-cli for all others)",
         validation_alias=_variables("connector"),
     )
@@ -94,6 +98,42 @@ class Settings(BaseSettings):
         le=65536,
         description="how many volumes a node may have attached; 0 for no limit",
         validation_alias=_variables("max_volumes_per_node"),
+    )
+    max_connects: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="how many NVMe connects may run at once on a node; more wait in order",
+        validation_alias=_variables("max_connects"),
+    )
+    sweep_interval: float = Field(
+        300.0,
+        ge=0,
+        le=86400,
+        description="seconds between two sweeps for orphaned NVMe sessions; 0 for only the one at start",
+        validation_alias=_variables("sweep_interval"),
+    )
+    interval: float = Field(
+        0.0,
+        ge=0,
+        le=86400,
+        description="sweep again and again, this many seconds apart; 0 for once",
+        validation_alias=_variables("interval"),
+    )
+    grace: float = Field(
+        60.0,
+        ge=0,
+        le=86400,
+        description="how many seconds lie at least between the two looks that make a session an orphan; 0: one decides",
+        validation_alias=_variables("grace"),
+    )
+    sweep_unused: bool = Field(
+        False,
+        description="let the sweep also disconnect a healthy session of ours that nothing uses and no record names",
+        validation_alias=_variables("sweep_unused"),
+    )
+    dry_run: bool = Field(
+        False, description="only tell what would be disconnected", validation_alias=_variables("dry_run")
     )
     http_endpoint: str = Field(
         "",
@@ -143,6 +183,8 @@ class Settings(BaseSettings):
         _checked(lambda nqn: check_nqn(nqn, "the prefix"), f"{value}x")
         if ":" not in value:
             raise ValueError("needs the form nqn.yyyy-mm.reverse.domain:something")
+        if value in _VENDOR_PREFIXES:
+            raise ValueError("is of every subsystem of that vendor; name what only this cluster's volumes begin with")
         return value
 
     @field_validator("host_root", "state_dir")
@@ -190,6 +232,14 @@ def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
         field = Settings.model_fields[name]
         default = "" if field.default_factory or field.default == "" else f" (default: {field.default})"
         choices = _choices(field.annotation)
+        if field.annotation is bool:
+            parser.add_argument(
+                flag_of(name),
+                action="store_true",
+                default=argparse.SUPPRESS,
+                help=f"{field.description} [{', '.join(_variables_of(name))}]",
+            )
+            continue
         parser.add_argument(
             flag_of(name),
             metavar=None if choices else name.upper(),

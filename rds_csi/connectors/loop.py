@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
+from rds_csi.blockdev.nodes import BlockNodes
+from rds_csi.blockdev.usage import why_in_use
 from rds_csi.connectors import contexts
-from rds_csi.connectors.nodes import BlockNodes
 from rds_csi.connectors.protocol import Connected, ConnectorOptions
-from rds_csi.connectors.usage import why_in_use
 from rds_csi.errors import DeadlineExceeded, DriverError, FailedPrecondition, NotFound, Unavailable
 from rds_csi.loopdev.devices import Bound, LoopDevice, LoopDevices
 from rds_csi.loopdev.ioctls import LoopIoctls
@@ -150,6 +150,9 @@ class LoopConnector:
 
     async def check(self) -> Sequence[Finding]:
         return (await self._check_control(),)
+
+    def close(self) -> None:
+        return
 
     async def _check_control(self) -> Finding:
         control = self._loops.control

@@ -101,6 +101,9 @@ class MemoryConnector:
     async def check(self) -> Sequence[Finding]:
         return (Finding(NAME, True, "devices are made up in memory; nothing is needed"),)
 
+    def close(self) -> None:
+        return
+
     async def _size_of(self, target: Target) -> int:
         if target in self.sizes or not isinstance(target, FileTarget):
             return self.sizes.get(target, self.default_size)

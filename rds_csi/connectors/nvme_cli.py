@@ -1,17 +1,21 @@
 """The ``nvme-cli`` connector: portals are connected and disconnected by the program ``nvme``."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
+from rds_csi.connectors.budget import budget
 from rds_csi.connectors.nvme_args import build_connect_args
 from rds_csi.connectors.nvme_connector import NvmeConnector
-from rds_csi.connectors.nvme_failures import Reason, ask_portal, classify, failure
-from rds_csi.connectors.nvme_link import Outcome
+from rds_csi.connectors.nvme_failures import Reason, classify, settle
+from rds_csi.connectors.nvme_link import Answer
+from rds_csi.connectors.nvme_probe import Probe, probe
 from rds_csi.connectors.protocol import ConnectorOptions
 from rds_csi.errors import DriverError
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.model.volumes import Finding
 from rds_csi.nvme.identity import HostIdentity
+from rds_csi.nvme.sessions import Session
 from rds_csi.process import Runner
 
 NAME = "nvme-cli"
@@ -28,27 +32,28 @@ class NvmeCli:
 
     name = NAME
 
-    def __init__(self, runner: Runner, ask: Callable[[str, int], Awaitable[Reason]] = ask_portal) -> None:
-        """``ask``: settles by a plain TCP connection what nvme-cli's text does not tell."""
+    def __init__(self, runner: Runner, ask: Probe = probe) -> None:
+        """``ask``: what the portal says for itself, where nvme-cli's text does not tell."""
         self._runner = runner
         self._ask = ask
 
     async def connect(
         self, target: NvmeTarget, address: str, config: ConnectionConfig, identity: HostIdentity
-    ) -> Outcome:
+    ) -> Answer:
         arguments = build_connect_args(target, address, config, identity)
-        completed = await self._runner.run("nvme", *arguments, timeout=CONNECT_SECONDS)
+        completed = await self._runner.run("nvme", *arguments, timeout=budget(CONNECT_SECONDS))
         if completed.returncode == 0:
-            return Outcome.MADE
+            return Answer()
         reason, line = classify(completed.stderr or completed.stdout)
-        if reason is Reason.ALREADY:
-            return Outcome.ALREADY
-        if reason is Reason.UNTOLD:
-            reason = await self._ask(address, target.port)
-        raise failure(reason, f"{address}:{target.port}", target.nqn, line or completed.last_line)
+        if completed.returncode < 0:
+            reason = Reason.KILLED
+        reason = await settle(reason, line, partial(self._ask, address, target.port, config.host_iface))
+        return Answer(reason, line or completed.last_line)
 
-    async def disconnect(self, nqn: str) -> str:
-        completed = await self._runner.run_to_end("nvme", "disconnect", "-n", nqn, timeout=DISCONNECT_SECONDS)
+    async def disconnect(self, session: Session) -> str:
+        # By controller, not by NQN: what was looked at goes, and nothing that came since.
+        names = ",".join(controller.name for controller in session.controllers)
+        completed = await self._runner.run_to_end("nvme", "disconnect", "-d", names, timeout=DISCONNECT_SECONDS)
         return completed.last_line
 
     async def check(self) -> Sequence[Finding]:

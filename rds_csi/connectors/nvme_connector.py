@@ -1,47 +1,49 @@
 """NVMe/TCP targets as block devices: look in sysfs first, connect what is missing, await the device."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
+from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.connectors import contexts
-from rds_csi.connectors.nodes import BlockNodes
+from rds_csi.connectors.budget import budget
+from rds_csi.connectors.nvme_args import check_values
+from rds_csi.connectors.nvme_growth import NvmeGrowth
 from rds_csi.connectors.nvme_link import Link
+from rds_csi.connectors.nvme_metrics import counted
 from rds_csi.connectors.nvme_module import NvmeModule
-from rds_csi.connectors.nvme_portals import PortalConnects
-from rds_csi.connectors.nvme_waits import NvmeWaits
+from rds_csi.connectors.nvme_places import ConnectPlaces
+from rds_csi.connectors.nvme_portals import PortalConnects, PortalTools
+from rds_csi.connectors.nvme_probe import Probe, probe
+from rds_csi.connectors.nvme_tuning import Tuning
+from rds_csi.connectors.nvme_use import NvmeRemoval
+from rds_csi.connectors.nvme_waits import NoNamespace, NvmeWaits
 from rds_csi.connectors.protocol import Connected, ConnectorOptions
-from rds_csi.connectors.usage import why_in_use
-from rds_csi.errors import (
-    ConfigurationError,
-    DeadlineExceeded,
-    DriverError,
-    FailedPrecondition,
-    InvalidArgument,
-    Unavailable,
-)
+from rds_csi.errors import ConfigurationError, DriverError, FailedPrecondition, InvalidArgument, Unavailable
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import Device, DeviceNumber
-from rds_csi.model.oserrors import as_look_error
 from rds_csi.model.targets import NvmeTarget, Target
 from rds_csi.model.volumes import Finding
 from rds_csi.nvme.identity import HostIdentity, load_identity
-from rds_csi.nvme.sessions import OFF, Session
-from rds_csi.retry import Clock, Failure, RetryPolicy, Transient, poll, retry_transient
+from rds_csi.nvme.portal_probe import Resolve, resolve
+from rds_csi.nvme.resolver import DeviceResolver
+from rds_csi.nvme.sessions import Session
+from rds_csi.nvme.uevents import Uevents
+from rds_csi.progress import note
+from rds_csi.retry import Clock, Failure, RetryPolicy, Transient, retry_transient
 from rds_csi.tasks import finish
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Seconds an exclusive open may take; it touches the device only when its partitions were never read.
-_CLAIM_SECONDS = 5.0
-# Seconds for the kernel to see a new size: the notice of the target usually comes within 0.2 s.
-_GROW_SECONDS = 30.0
-# Seconds for a new size to show where nobody knows whether there is one.
-_LOOK_ANEW_SECONDS = 1.0
-
 
 class NvmeConnector:
-    """The ``Connector`` over NVMe/TCP; ``link`` is how the kernel is told."""
+    """The ``Connector`` over NVMe/TCP; ``link`` is how the kernel is told.
+
+    ``resolver`` and ``uevents`` are shared with whoever follows the same sessions.
+    """
 
     def __init__(
         self,
@@ -51,16 +53,27 @@ class NvmeConnector:
         nodes: BlockNodes | None = None,
         clock: Clock | None = None,
         retry: RetryPolicy | None = None,
+        uevents: Uevents | None = None,
+        ask: Probe = probe,
+        resolve: Resolve = resolve,
     ) -> None:
-        """``nodes``, ``clock`` and ``retry`` are the real ones unless a test brings its own."""
+        """What is not given is the real one; a test brings its own."""
         self._options = options
-        self._host = options.host
         self._link = link
-        self._nodes = nodes or BlockNodes()
-        self._clock = clock or Clock()
         self._retry = retry or RetryPolicy()
-        self._waits = NvmeWaits(options.host, options.workers, self._nodes, self._clock)
-        self._module = NvmeModule(options.host, options.runner, options.workers)
+        self.resolver = DeviceResolver(options.host, options.workers)
+        self.uevents = uevents or Uevents()
+        block_nodes = nodes or BlockNodes()
+        host, workers = options.host, options.workers
+        self._waits = NvmeWaits(host, workers, block_nodes, clock or Clock(), self.resolver, self.uevents)
+        self._removal = NvmeRemoval(host, workers, block_nodes, self._waits, link)
+        self._tuning = Tuning(host, self.resolver.sysfs, workers)
+        self._growth = NvmeGrowth(self._waits, self.resolver.sysfs, self._device_in)
+        self._module = NvmeModule(host, options.runner, workers)
+        places = ConnectPlaces(options.max_connects, options.metrics)
+        self._tools = PortalTools(
+            link, self.resolver, self._waits, self._removal, self._tuning, places, options.metrics, ask, resolve
+        )
         self._known_identity: HostIdentity | None = None
 
     @property
@@ -81,78 +94,61 @@ class NvmeConnector:
 
     async def connect(self, target: Target, config: ConnectionConfig) -> Connected:
         nvme = self._expect(target)
-        module = await self._module.ensure()
-        if not module.ok:
-            raise FailedPrecondition(module.message, remedy=module.remedy)
-        identity = await self._waits.look(self._identity)
-        connects = PortalConnects(self._link, self._waits, nvme, config, identity)
+        with counted(self._options.metrics) as outcome:
+            connects = await self._begin(nvme, config)
+            outcome.reason_of(connects)
+            await self._with_retry(connects)
+            device = await self._or_undo(connects, self._device_of(nvme, config, connects))
+            return Connected(device, created=connects.created)
+
+    async def connect_with_retry(self, target: Target, config: ConnectionConfig) -> PortalConnects:
+        """Make sure that there is a live session of the target: look first, connect what is missing, five attempts
+        with growing pauses within the caller's deadline. The result tells what was made, and can undo it.
+
+        Unavailable with portal, attempts and remedy when every attempt failed; any other error at once. A failed
+        or cancelled call leaves nothing that it made.
+        """
+        connects = await self._begin(self._expect(target), config)
+        await self._with_retry(connects)
+        return connects
+
+    async def attempt(self, target: NvmeTarget, config: ConnectionConfig) -> None:
+        """One attempt to have every portal connected that the target names: all with native multipath, one without.
+
+        The first failure is raised; what was connected all the same stays. A cancelled call leaves nothing whose
+        end it did not see.
+        """
+        connects = await self._begin(target, config)
         try:
-            await self._connect_with_retry(connects)
-            if connects.made:
-                await self._apply_fast_io_fail(nvme, config)
-            device = await self._waits.appeared(nvme)
-        except BaseException:
-            if connects.made:
-                await finish(self._undo(nvme))
+            await connects.complete()
+        except DriverError:
             raise
-        return Connected(device, created=connects.made)
+        except BaseException:
+            await finish(self._undo(connects))
+            raise
+
+    async def drop(self, session: Session) -> None:
+        """Disconnect the controllers that ``session`` names and see them gone; Unavailable when they stay. Nobody
+        looks whether they are in use: that is the caller's to decide."""
+        await finish(self._removal.remove(session))
 
     async def find(self, target: Target) -> Device | None:
         nvme = self._expect(target)
-        session = await self._waits.session(nvme.nqn)
-        namespace = session.namespace(nvme.namespace_uuid) if session is not None else None
-        if namespace is None or not await self._waits.has_node(namespace):
-            return None
-        return self._waits.device(namespace)
+        return await self._device_in(nvme, await self._waits.session(nvme.nqn))
 
     async def target_of(self, number: DeviceNumber) -> Target | None:
-        nqn = await self._waits.look(partial(self._waits.sysfs.nqn_of, number))
+        nqn = await self._waits.look(partial(self.resolver.sysfs.nqn_of, number))
         session = await self._waits.session(nqn) if nqn else None
         return _target(session, number) if session is not None else None
 
     async def disconnect(self, target: Target) -> None:
         nvme = self._expect(target)
         session = await self._waits.session(nvme.nqn)
-        if session is None or not session.controllers:
-            return
-        reason = await self._why_in_use(session)
-        if reason:
-            raise FailedPrecondition(
-                f"{nvme.nqn} stays connected, because {reason}", remedy="Unmount or stop that first."
-            )
-        last_line = await self._link.disconnect(nvme.nqn)
-        left = await self._waits.gone(nvme.nqn)
-        if left is not None:
-            raise Unavailable(
-                f"{nvme.nqn} is still connected after its disconnect: {left.states} ({self.name}: {last_line})",
-                remedy="The call is repeated by itself; dmesg on this node tells what the kernel waits for.",
-            )
+        if session is not None and session.controllers:
+            await self._removal.remove_unused(session)
 
     async def rescan(self, target: Target, size: int) -> Device:
-        nvme = self._expect(target)
-        session = await self._waits.session(nvme.nqn)
-        if session is None or not session.controllers:
-            raise Unavailable(f"{nvme.nqn} is not connected", remedy="Stage the volume anew.")
-        before = await self.find(nvme)
-        if before is not None and 0 < size <= before.size:
-            return before
-        await self._waits.look(partial(self._rescan_controllers, session))
-        if not size and before is not None:
-            return await self._seen_anew(nvme, before)
-
-        async def grown() -> Device | None:
-            device = await self.find(nvme)
-            return device if device is not None and device.size >= size else None
-
-        device = await poll(grown, timeout=_GROW_SECONDS, clock=self._clock)
-        if device is None and await self.find(nvme) is None:
-            raise _vanished(nvme)
-        if device is None:
-            raise DeadlineExceeded(
-                f"the device of {nvme.nqn} did not grow to {size} bytes: {session.states}",
-                remedy="Look whether the array has grown the volume and its session is live, then repeat.",
-            )
-        return device
+        return await self._growth.rescan(self._expect(target), size)
 
     async def health(self, target: Target) -> str:
         nvme = self._expect(target)
@@ -168,77 +164,79 @@ class NvmeConnector:
     async def check(self) -> Sequence[Finding]:
         return (*await self._link.check(), await self._module.ensure(), await self._check_identity())
 
+    def close(self) -> None:
+        self.uevents.close()
+
     def _expect(self, target: Target) -> NvmeTarget:
         return contexts.expect(target, NvmeTarget, self.name)
 
     def _identity(self) -> HostIdentity:
         if self._known_identity is None:
-            self._known_identity = load_identity(self._host, self._options.state_dir)
+            self._known_identity = load_identity(self._options.host, self._options.state_dir)
         return self._known_identity
 
-    async def _connect_with_retry(self, connects: PortalConnects) -> None:
+    async def _begin(self, target: NvmeTarget, config: ConnectionConfig) -> PortalConnects:
+        module = await self._module.ensure()
+        if not module.ok:
+            raise FailedPrecondition(module.message, remedy=module.remedy)
+        identity = self._known_identity
+        if identity is None:
+            identity = await self._waits.look(self._identity)
+        check_values(target.nqn, identity.hostnqn, *target.addresses)
+        return PortalConnects(self._tools, target, config, identity)
+
+    async def _with_retry(self, connects: PortalConnects) -> None:
         def tell(failure: Failure) -> None:
+            if budget(failure.delay) < failure.delay:
+                raise _given_up(failure.error, failure.attempt, ", and the caller's deadline leaves no time for more")
+            note("waiting for the next attempt", attempt=failure.attempt + 1)
             _log.warning("attempt %d, next in %.1f s: %s", failure.attempt, failure.delay, failure.error)
 
-        try:
-            await retry_transient(connects.attempt, self._retry, notify=tell)
-        except Transient as error:
-            raise Unavailable(f"{error.message}, after {self._retry.attempts} attempts", remedy=error.remedy) from error
-
-    async def _apply_fast_io_fail(self, target: NvmeTarget, config: ConnectionConfig) -> None:
-        """nvme-cli 2.3 has no option for it; the kernel lets it be written."""
-        if config.fast_io_fail_tmo == OFF:
-            return
-        session = await self._waits.session(target.nqn)
-        for controller in session.controllers if session is not None else ():
-            write = partial(self._waits.sysfs.write, controller.name, "fast_io_fail_tmo", str(config.fast_io_fail_tmo))
+        async def retried() -> None:
             try:
-                await self._waits.call(write)
-            except OSError as error:
-                raise FailedPrecondition(
-                    f"fast_io_fail_tmo cannot be set for {controller.name} of {target.nqn}: {error.strerror}",
-                    remedy="Leave out fastIoFailTmo on this kernel.",
-                ) from error
+                await retry_transient(connects.attempt, self._retry, notify=tell)
+            except Transient as error:
+                raise _given_up(error, connects.attempts) from error
 
-    async def _undo(self, target: NvmeTarget) -> None:
-        """Disconnect what a failed or cancelled ``connect`` has made; a failure of that is only logged, because
-        the connect's own error is what the caller is to see."""
+        await self._or_undo(connects, retried())
+
+    async def _or_undo(self, connects: PortalConnects, step: Awaitable[T]) -> T:
         try:
+            return await step
+        except BaseException:
+            await finish(self._undo(connects))
+            raise
+
+    async def _device_of(self, target: NvmeTarget, config: ConnectionConfig, connects: PortalConnects) -> Device:
+        """The device, once it is there. A session that was there without any namespace is made anew, once."""
+        note("waiting for the device")
+        try:
+            device, session = await self._waits.appeared(target, fresh=connects.made)
+        except NoNamespace:
+            if connects.made:
+                raise
             await self.disconnect(target)
-        except DriverError as error:
-            _log.warning("a session of %s may be left: %s", target.nqn, error)
-
-    async def _why_in_use(self, session: Session) -> str:
-        for namespace in session.namespaces:
-            device = self._waits.device(namespace)
-            look = partial(why_in_use, self._host, namespace.device, device.path, self._nodes)
-            try:
-                reason = await self._options.workers.run(look, timeout=_CLAIM_SECONDS, key=f"open of {device.path}")
-            except OSError as error:
-                raise as_look_error(f"whether {device.path} is in use cannot be told", error) from error
-            if reason:
-                return f"of {device.path}: {reason}"
-        return ""
-
-    async def _seen_anew(self, target: NvmeTarget, before: Device) -> Device:
-        """The device some time after a rescan, or as soon as it has another size; Unavailable when it went."""
-
-        async def resized() -> Device | None:
-            device = await self.find(target)
-            return device if device is not None and device.size != before.size else None
-
-        device = await poll(resized, timeout=_LOOK_ANEW_SECONDS, clock=self._clock) or await self.find(target)
-        if device is None:
-            raise _vanished(target)
+            await self._with_retry(connects)
+            note("waiting for the device")
+            device, session = await self._waits.appeared(target, fresh=True)
+        problems = await self._tuning.apply(session, config, fresh=True) if connects.made else ()
+        if problems:
+            raise FailedPrecondition("; ".join(problems), remedy="Leave out the parameter on this kernel.")
         return device
 
-    def _rescan_controllers(self, session: Session) -> None:
-        for controller in session.controllers:
-            try:
-                self._waits.sysfs.write(controller.name, "rescan_controller", "1")
-            except OSError as error:
-                # One path of several may be going away; the size is what counts, and that is awaited.
-                _log.info("%s was not rescanned: %s", controller.name, error.strerror)
+    async def _undo(self, connects: PortalConnects) -> None:
+        """Disconnect what a failed or cancelled call has made; a failure of that is only logged, because the
+        call's own error is what the caller is to see."""
+        try:
+            await connects.undo()
+        except DriverError as error:
+            _log.warning("a session may be left: %s", error)
+
+    async def _device_in(self, target: NvmeTarget, session: Session | None) -> Device | None:
+        namespace = session.namespace(target.namespace_uuid) if session is not None else None
+        if namespace is None or not await self._waits.has_node(namespace):
+            return None
+        return self._waits.device(namespace)
 
     async def _check_identity(self) -> Finding:
         try:
@@ -250,8 +248,8 @@ class NvmeConnector:
         return Finding("host identity", True, f"{identity.hostnqn} (from {identity.source})")
 
 
-def _vanished(target: NvmeTarget) -> Unavailable:
-    return Unavailable(f"the device of {target.nqn} vanished while it was looked at anew")
+def _given_up(error: Transient, attempts: int, why: str = "") -> Unavailable:
+    return Unavailable(f"{error.message}, after {attempts} attempts{why}", remedy=error.remedy)
 
 
 def _target(session: Session, number: DeviceNumber) -> NvmeTarget | None:

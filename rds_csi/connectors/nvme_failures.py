@@ -1,21 +1,15 @@
-"""Why a connect failed: nvme-cli's text, the kernel's errno and a look at the portal become one reason.
+"""Why a connect failed: what nvme-cli or dd printed and what the portal says for itself become one reason.
 
 nvme-cli ends with 1 whatever happened, and 2.13 does not print the kernel's errno any more; the captures of
-both versions are the tests of this module.
+both versions are the tests of this module. dd prints strerror(3) of the errno, in the C locale.
 """
 
-import asyncio
-import errno
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from rds_csi.errors import DriverError, FailedPrecondition, InvalidArgument
 from rds_csi.retry import Transient
-
-# The kernel itself gives a SYN about 3 s (TCP_SYNCNT 1, tcp.c in drivers/nvme/host).
-PROBE_SECONDS = 3.0
 
 
 class Reason(Enum):
@@ -28,6 +22,10 @@ class Reason(Enum):
     RESET = "reset"
     BUSY = "busy"
     REJECTED = "rejected"
+    NO_NVME = "no nvme"
+    NO_INTERFACE = "no interface"
+    NO_DEVICE = "no device"
+    KILLED = "killed"
     UNRESOLVED = "unresolved"
     INVALID = "invalid"
     NO_MODULE = "no module"
@@ -36,7 +34,16 @@ class Reason(Enum):
     UNTOLD = "untold"
 
 
-# What a line of nvme-cli says; the first match decides.
+# The kernel's EINVAL: a bad option, or a peer that closed the connection before its first answer (Linux 6.1).
+_EINVAL = "invalid argument"
+
+# The device was opened, and the write of the options failed: dd, and nvme-cli 2.3.
+_WRITING = ("error writing", "failed to write")
+
+# What the lines about the connect itself have in them.
+_OWN = ("could not add new controller", "nvme-fabrics", "already connected")
+
+# What a line of nvme-cli or dd says; the first match decides.
 _PHRASES: tuple[tuple[str, Reason], ...] = (
     ("already connected", Reason.ALREADY),
     ("operation already in progress", Reason.ALREADY),
@@ -53,6 +60,11 @@ _PHRASES: tuple[tuple[str, Reason], ...] = (
     ("temporary failure", Reason.BUSY),
     ("try again", Reason.BUSY),
     ("interrupted system call", Reason.BUSY),
+    ("cannot allocate memory", Reason.BUSY),
+    ("broken pipe", Reason.RESET),
+    ("connection aborted", Reason.RESET),
+    ("software caused connection abort", Reason.RESET),
+    ("did not appear", Reason.NO_DEVICE),
     ("input/output error", Reason.REJECTED),
     ("failed to resolve host", Reason.UNRESOLVED),
     ("no support for hostname", Reason.UNRESOLVED),
@@ -61,19 +73,12 @@ _PHRASES: tuple[tuple[str, Reason], ...] = (
     ("operation not permitted", Reason.FORBIDDEN),
     ("failed to scan topology", Reason.NO_MODULE),
     ("failed to open /dev/nvme-fabrics", Reason.NO_MODULE),
+    ("nvme-fabrics': no such file or directory", Reason.NO_MODULE),
+    ("no such device", Reason.NO_INTERFACE),
     ("unrecognized option", Reason.INVALID),
     ("required argument", Reason.INVALID),
-    ("invalid argument", Reason.INVALID),
+    (_EINVAL, Reason.INVALID),
 )
-
-_BY_ERRNO: Mapping[int, Reason] = {
-    errno.ECONNREFUSED: Reason.REFUSED,
-    errno.ECONNRESET: Reason.RESET,
-    errno.EHOSTUNREACH: Reason.UNREACHABLE,
-    errno.ENETUNREACH: Reason.UNREACHABLE,
-    errno.EHOSTDOWN: Reason.UNREACHABLE,
-    errno.ETIMEDOUT: Reason.TIMED_OUT,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +96,37 @@ _MEANINGS: Mapping[Reason, _Meaning] = {
         Transient, "the portal refused the connection", "Is the NVMe/TCP server running and listening on that port?"
     ),
     Reason.UNREACHABLE: _Meaning(
-        Transient, "the portal cannot be reached", "Look at the network between this node and the array."
+        Transient,
+        "the portal cannot be reached",
+        "Look at this node's routes and filters, and at the network between it and the array.",
     ),
     Reason.TIMED_OUT: _Meaning(
         Transient, "the portal did not answer in time", "Is the array up, and does a firewall drop the port?"
     ),
     Reason.RESET: _Meaning(Transient, "the portal closed the connection", "Is the array restarting?"),
-    Reason.BUSY: _Meaning(Transient, "the kernel was not able to connect just now", "Look at dmesg on this node."),
+    Reason.BUSY: _Meaning(
+        Transient,
+        "the kernel was not able to connect just now, or the array did not answer it",
+        "Look at dmesg on this node.",
+    ),
+    Reason.NO_DEVICE: _Meaning(
+        Transient, "no device appeared", "Look whether the array has the volume's namespace enabled."
+    ),
+    Reason.KILLED: _Meaning(
+        Transient, "the program that connects was killed", "Look at dmesg on this node: is memory short?"
+    ),
     Reason.REJECTED: _Meaning(
         FailedPrecondition,
         "the array does not let this host connect: the NQN is unknown there, or this host is not allowed",
         "Look whether the volume is exported at that portal to this host's NQN; dmesg on this node tells which it is.",
+    ),
+    Reason.NO_NVME: _Meaning(
+        FailedPrecondition,
+        "what listens at the portal does not speak NVMe/TCP",
+        "Compare address and port of the volume with the array's.",
+    ),
+    Reason.NO_INTERFACE: _Meaning(
+        FailedPrecondition, "this node has not the network interface", "Set up the interface, or change hostIface."
     ),
     Reason.UNRESOLVED: _Meaning(
         Transient, "the portal's name cannot be resolved", "Look at the node's DNS, or give the array's IP address."
@@ -124,16 +149,19 @@ _MEANINGS: Mapping[Reason, _Meaning] = {
 
 
 def classify(text: str) -> tuple[Reason, str]:
-    """The reason in what nvme-cli printed, and the line that tells it; UNTOLD and "" when none does.
+    """The reason in what nvme-cli or dd printed, and the line that tells it; UNTOLD and "" when none does.
 
-    The first telling line counts: 2.3 prints the errno first and then a general line, and both print their whole
-    usage, with words like "timeout" in it, after a complaint about an option.
+    Where a line is about the connect itself, only such lines count: a warning before them may have words like
+    "permission denied" in it, too. The first telling one decides: 2.3 prints the errno first and then a general
+    line, and both print their whole usage, with words like "timeout" in it, after a complaint about an option.
     """
-    for line in text.splitlines():
+    lines = [line.strip() for line in text.splitlines()]
+    own = [line for line in lines if any(part in line.lower() for part in _OWN)]
+    for line in own or lines:
         lowered = line.lower()
         for phrase, reason in _PHRASES:
             if phrase in lowered:
-                return reason, line.strip()
+                return reason, line
     return Reason.UNTOLD, ""
 
 
@@ -143,17 +171,23 @@ def failure(reason: Reason, portal: str, nqn: str, detail: str) -> DriverError:
     return meaning.error(f"cannot connect {nqn} at {portal}: {meaning.text} ({detail})", remedy=meaning.remedy)
 
 
-async def ask_portal(address: str, port: int) -> Reason:
-    """What a plain TCP connection to the portal shows: REJECTED when it is made, because then the array was
-    reached and it was the array that said no; else the network's reason."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        probe.setblocking(False)
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                await asyncio.get_running_loop().sock_connect(probe, (address, port))
-        except TimeoutError:
-            return Reason.TIMED_OUT
-        except OSError as error:
-            return _BY_ERRNO.get(error.errno or 0, Reason.UNTOLD)
-    return Reason.REJECTED
+async def settle(reason: Reason, line: str, ask: Callable[[], Awaitable[Reason | None]]) -> Reason:
+    """The reason after the portal was asked, where the text told none or one of two; ``ask`` tells what keeps
+    NVMe/TCP from answering there.
+
+    Who answers has rejected the connect. Who does not may just have gone away in the middle of it, which the
+    kernel reports as EIO or EINVAL, too. EACCES, EPERM and EINVAL are also what this node's routes and filters say.
+    """
+    if not _is_doubtful(reason, line.lower()):
+        return reason
+    answer = await ask()
+    if answer is None:
+        return Reason.REJECTED if reason is Reason.UNTOLD else reason
+    return reason if answer is Reason.UNTOLD else answer
+
+
+def _is_doubtful(reason: Reason, line: str) -> bool:
+    if reason is Reason.FORBIDDEN:
+        # Who may open the device may write to it: then it was the network that forbade the connect.
+        return any(writing in line for writing in _WRITING)
+    return reason in (Reason.UNTOLD, Reason.REJECTED) or _EINVAL in line

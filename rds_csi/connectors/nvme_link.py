@@ -1,21 +1,26 @@
-"""What the NVMe connectors differ in: how one portal is connected and a subsystem disconnected."""
+"""What the NVMe connectors differ in: how one portal is connected and controllers are disconnected."""
 
 from collections.abc import Sequence
-from enum import Enum
+from dataclasses import dataclass
 from typing import Protocol
 
+from rds_csi.connectors.nvme_failures import Reason
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.model.volumes import Finding
 from rds_csi.nvme.identity import HostIdentity
+from rds_csi.nvme.sessions import Session
 
 
-class Outcome(Enum):
-    """What a connect that did not fail has done."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one connect: made when there is no ``reason``; ``line`` is the tool's own word for it.
 
-    MADE = "made"
-    # Somebody says that there is a session already: to be verified in sysfs, never believed.
-    ALREADY = "already"
+    ALREADY says only that somebody told so: to be verified in sysfs, never believed.
+    """
+
+    reason: Reason | None = None
+    line: str = ""
 
 
 class Link(Protocol):
@@ -28,16 +33,17 @@ class Link(Protocol):
 
     async def connect(
         self, target: NvmeTarget, address: str, config: ConnectionConfig, identity: HostIdentity
-    ) -> Outcome:
+    ) -> Answer:
         """Connect one portal (``address`` is an IP address). One attempt, with a deadline.
 
-        Transient when another attempt may help; DeadlineExceeded when it is unknown whether the kernel has made
-        a session; any other error when repeating cannot help.
+        DeadlineExceeded when it is unknown whether the kernel has made a session; OSError when no process could be
+        started; any other error when repeating cannot help. Cancelled: no child of it runs on.
         """
         ...
 
-    async def disconnect(self, nqn: str) -> str:
-        """Ask the kernel to remove every controller of ``nqn``; what the tool said last, for errors."""
+    async def disconnect(self, session: Session) -> str:
+        """Ask the kernel to remove the controllers that ``session`` names, and no other; what the tool said
+        last, for errors. Runs to its end also when the caller is cancelled."""
         ...
 
     async def check(self) -> Sequence[Finding]:

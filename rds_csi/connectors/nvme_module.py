@@ -30,11 +30,13 @@ class NvmeModule:
         """
         detail = ""
         try:
-            if not await self._is_there() and not self._tried:
+            there = await self._is_there()
+            if not there and not self._tried:
                 self._tried = True
                 completed = await self._runner.run("modprobe", "nvme-tcp", timeout=_MODPROBE_SECONDS)
                 detail = f" (modprobe: {completed.last_line})" if completed.returncode != 0 else ""
-            if await self._is_there():
+                there = await self._is_there()
+            if there:
                 return Finding("nvme-tcp", True, f"{self._device} is there")
         except DriverError as error:
             detail = f" ({error.message})"

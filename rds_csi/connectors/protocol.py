@@ -1,9 +1,10 @@
 """What every connector can be asked. Backends are found by name in the entry points ``rds_csi.connectors``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from rds_csi.metrics import Metrics
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import Device, DeviceNumber
 from rds_csi.model.host import HostPaths
@@ -25,13 +26,16 @@ class Connected:
 class ConnectorOptions:
     """What the composition root hands to every connector's ``open_connector(options)``, its entry point.
 
-    ``state_dir`` is where what must survive a restart is kept (the derived host identity).
+    ``state_dir`` is where what must survive a restart is kept (the derived host identity). ``max_connects`` is how
+    many connects may run at once.
     """
 
     runner: Runner
     workers: Workers
     host: HostPaths
     state_dir: str
+    metrics: Metrics = field(default_factory=Metrics)
+    max_connects: int = 8
 
 
 class Connector(Protocol):
@@ -93,4 +97,8 @@ class Connector(Protocol):
 
     async def check(self) -> Sequence[Finding]:
         """Look whether the tools and kernel modules are there; every problem with its remedy. Never raises."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is open on this machine (sockets); connected volumes stay connected."""
         ...

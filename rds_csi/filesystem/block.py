@@ -119,6 +119,9 @@ def _nodes(directory: str, rdev: int) -> dict[str, int]:
     found = {}
     with os.scandir(directory) as entries:
         for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                # Told without a look at it: a mount whose device is gone would fail, or hang.
+                continue
             status = entry.stat(follow_symlinks=False)
             if stat.S_ISBLK(status.st_mode) and status.st_rdev == rdev:
                 found[entry.path] = stat.S_IMODE(status.st_mode)

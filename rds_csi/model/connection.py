@@ -5,6 +5,7 @@ Sources: ``nvme-connect(1)``; ``drivers/nvme/host/fabrics.c`` (the option table 
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
@@ -12,6 +13,11 @@ from typing import Self
 from rds_csi.errors import InvalidArgument
 
 _INT32_MAX = (1 << 31) - 1
+
+# The one parameter that is no number.
+HOST_IFACE_KEY = "hostIface"
+# linux/if.h: IFNAMSIZ, 16 with the ending zero byte. No comma and no blank: the kernel takes the options as one line.
+_IFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +75,20 @@ OPTIONS: tuple[Option, ...] = (
 OPTIONS_BY_KEY: Mapping[str, Option] = {option.key: option for option in OPTIONS}
 
 
+def _check_iface(name: str) -> str:
+    """``name`` itself, when it may be the name of a network interface."""
+    if not _IFACE.fullmatch(name) or name in (".", ".."):
+        raise InvalidArgument(
+            f"parameter {HOST_IFACE_KEY!r} has the value {name[:64]!r}: "
+            "the name of a network interface is needed, 1 to 15 of the characters A-Z a-z 0-9 _ . -"
+        )
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
-    """What the kernel is told on connect. Units and ranges: ``OPTIONS``.
+    """What the kernel is told on connect. Units and ranges: ``OPTIONS``. ``host_iface`` is the name of the network
+    interface that the connection has to go through, "" for the one that the node's routes name.
 
     ``ctrl_loss_tmo`` is −1 by default, so that a filesystem never turns read-only by an outage
     (lessons 6.3); every other default is the kernel's own.
@@ -88,8 +105,11 @@ class ConnectionConfig:
     hdr_digest: int = 0
     data_digest: int = 0
     tos: int = -1
+    host_iface: str = ""
 
     def __post_init__(self) -> None:
+        if self.host_iface:
+            _check_iface(self.host_iface)
         for option in OPTIONS:
             value = getattr(self, option.field)
             if not option.minimum <= value <= option.maximum:
@@ -110,16 +130,19 @@ class ConnectionConfig:
     @classmethod
     def from_context(cls, context: Mapping[str, str]) -> Self:
         """The config in StorageClass parameters or a VolumeContext; what is not named keeps its default."""
-        return cls(**{option.field: option.parse(context[option.key]) for option in OPTIONS if option.key in context})
+        numbers = {option.field: option.parse(context[option.key]) for option in OPTIONS if option.key in context}
+        iface = _check_iface(context[HOST_IFACE_KEY]) if HOST_IFACE_KEY in context else ""
+        return cls(**numbers, host_iface=iface)
 
     def to_context(self) -> dict[str, str]:
         """The VolumeContext entries that ``from_context`` reads back: only what differs from the defaults."""
         defaults = {field.name: field.default for field in fields(self)}
-        return {
+        context = {
             option.key: str(getattr(self, option.field))
             for option in OPTIONS
             if getattr(self, option.field) != defaults[option.field]
         }
+        return {**context, HOST_IFACE_KEY: self.host_iface} if self.host_iface else context
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Self
 
 from rds_csi.errors import InvalidArgument
-from rds_csi.model.connection import OPTIONS, ConnectionConfig, nearest
+from rds_csi.model.connection import HOST_IFACE_KEY, OPTIONS_BY_KEY, ConnectionConfig, nearest
 from rds_csi.model.mounts import check_fs_type, check_mkfs_options
 
 # Set by the sidecars (external-provisioner --extra-create-metadata, external-snapshotter); only FS_TYPE_KEY is read.
@@ -19,7 +19,7 @@ MKFS_OPTIONS_KEY = "mkfsOptions"
 # The VolumeContext entry by which the filesystem of the StorageClass reaches the node.
 CONTEXT_FS_TYPE_KEY = "fsType"
 
-CONNECTION_KEYS = frozenset(option.key for option in OPTIONS)
+CONNECTION_KEYS = frozenset((*OPTIONS_BY_KEY, HOST_IFACE_KEY))
 VOLUME_KEYS = frozenset({POOL_KEY, PROVISIONING_KEY, MKFS_OPTIONS_KEY})
 # What ControllerModifyVolume may change: it takes effect at the next publish.
 MUTABLE_KEYS = CONNECTION_KEYS

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rds_csi.atomic import write_atomically
@@ -38,20 +39,50 @@ class HostIdentity:
     source: str = ""
 
 
-def load_identity(host: HostPaths, state_dir: str) -> HostIdentity:
-    """The pair of /etc/nvme when both files are valid; else the one kept in ``state_dir``, made when missing.
+@dataclass(frozen=True, slots=True)
+class BrokenPair:
+    """What stands at ``source`` (a path), where a pair is looked for, and is none; ``problem`` says why."""
 
-    Blocking: once, at start. ConfigurationError when a new pair cannot be kept, because a pair that changes at
-    every start locks the node out of its own volumes.
+    source: str
+    problem: str
+
+
+def find_identity(host: HostPaths, state_dir: str) -> HostIdentity | None:
+    """The pair of /etc/nvme when both files are valid; else the one kept in ``state_dir``; else None.
+
+    Changes nothing. Blocking. OSError when a file is there and cannot be read: it may hold the pair that the arrays
+    know.
     """
-    given = _pair(_read(f"{host.etc_nvme}/hostnqn"), _read(f"{host.etc_nvme}/hostid"), host.etc_nvme)
-    if given is not None:
-        return given
-    path = os.path.join(state_dir, FILE_NAME)
-    kept = _kept(path)
-    if kept is not None:
-        return kept
-    made = _derive(_read(host.below("etc", "machine-id")), path)
+    return next((pair for pair in _pairs(host, state_dir) if isinstance(pair, HostIdentity)), None)
+
+
+def find_broken_pairs(host: HostPaths, state_dir: str) -> Sequence[BrokenPair]:
+    """What ``find_identity`` passes over on its way, in its order. Changes nothing. Blocking; OSError like there."""
+    broken = []
+    for pair in _pairs(host, state_dir):
+        if isinstance(pair, HostIdentity):
+            break
+        broken.append(pair)
+    return broken
+
+
+def load_identity(host: HostPaths, state_dir: str) -> HostIdentity:
+    """What ``find_identity`` finds; else a pair derived from the machine id, or a random one, and kept.
+
+    Blocking: once, at start. ConfigurationError when a pair cannot be read, and when a new one cannot be kept,
+    because a pair that changes at every start locks the node out of its own volumes.
+    """
+    try:
+        found = find_identity(host, state_dir)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the host identity in {error.filename} cannot be read: {error.strerror}",
+            remedy="Make the file readable; remove it only while no volume is attached here.",
+        ) from error
+    if found is not None:
+        return found
+    path = path_of(state_dir)
+    made = _derive(read_machine_id(host), path)
     try:
         os.makedirs(state_dir, mode=0o700, exist_ok=True)
         write_atomically(path, json.dumps({"hostnqn": made.hostnqn, "hostid": made.hostid}).encode() + b"\n")
@@ -63,35 +94,68 @@ def load_identity(host: HostPaths, state_dir: str) -> HostIdentity:
     return made
 
 
-def _kept(path: str) -> HostIdentity | None:
+def path_of(state_dir: str) -> str:
+    """The file that a pair of our own is kept in."""
+    return os.path.join(state_dir, FILE_NAME)
+
+
+def read_machine_id(host: HostPaths) -> str:
+    """The machine's own id (machine-id(5)), from which a pair is derived; "" when it has none."""
     try:
-        values = json.loads(_read(path) or "null")
+        machine_id = _read(host.below("etc", "machine-id")) or ""
+    except OSError:
+        return ""
+    return machine_id if _MACHINE_ID.fullmatch(machine_id) else ""
+
+
+def _pairs(host: HostPaths, state_dir: str) -> Iterator[HostIdentity | BrokenPair]:
+    """The places in the order of their worth; one where nothing is yields nothing."""
+    hostnqn, hostid = (_read(f"{host.etc_nvme}/{name}") for name in ("hostnqn", "hostid"))
+    if hostnqn is not None or hostid is not None:
+        yield _pair(hostnqn, hostid, host.etc_nvme)
+    path = path_of(state_dir)
+    text = _read(path)
+    if text is not None:
+        yield _pair(*_kept(text), path)
+
+
+def _kept(text: str) -> tuple[str | None, str | None]:
+    try:
+        values = json.loads(text)
     except ValueError:
-        return None
+        return None, None
     if not isinstance(values, dict):
-        return None
-    return _pair(str(values.get("hostnqn", "")), str(values.get("hostid", "")), path)
+        return None, None
+    hostnqn, hostid = (str(values[name]) if name in values else None for name in ("hostnqn", "hostid"))
+    return hostnqn, hostid
 
 
 def _derive(machine_id: str, path: str) -> HostIdentity:
-    known = _MACHINE_ID.fullmatch(machine_id) is not None
-    hostid = str(uuid.uuid5(_UUID_NAMESPACE, machine_id) if known else uuid.uuid4())
+    hostid = str(uuid.uuid5(_UUID_NAMESPACE, machine_id) if machine_id else uuid.uuid4())
     return HostIdentity(_NQN_OF_UUID + hostid, hostid, path)
 
 
-def _pair(hostnqn: str, hostid: str, source: str) -> HostIdentity | None:
+def _pair(hostnqn: str | None, hostid: str | None, source: str) -> HostIdentity | BrokenPair:
+    if hostnqn is None or hostid is None:
+        return BrokenPair(source, f"there is no {'hostnqn' if hostnqn is None else 'hostid'}")
     lowered = hostid.lower()
-    if not _UUID.fullmatch(lowered) or lowered == _NIL:
-        return None
+    if not _UUID.fullmatch(lowered):
+        return BrokenPair(source, f"the hostid is not a UUID: {hostid[:64]!r}")
+    if lowered == _NIL:
+        return BrokenPair(source, "the hostid is all zeros")
     try:
-        return HostIdentity(check_nqn(hostnqn), lowered, source)
-    except InvalidArgument:
-        return None
+        return HostIdentity(check_nqn(hostnqn, "the hostnqn"), lowered, source)
+    except InvalidArgument as error:
+        return BrokenPair(source, error.message)
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> str | None:
+    """The text of a file; None when there is none. OSError when it cannot be looked at, which is never absence."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read(4096).strip()
-    except OSError:
-        return ""
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        # A failed read does not tell of which file.
+        raise OSError(error.errno, error.strerror, path) from error

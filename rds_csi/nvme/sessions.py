@@ -36,6 +36,8 @@ class Controller:
     reconnect_delay: int | None = None
     fast_io_fail_tmo: int | None = None
     keep_alive_tmo: int | None = None
+    # io, discovery or admin; "" where the kernel does not show it (before 5.18).
+    cntrltype: str = ""
 
     @property
     def is_live(self) -> bool:
@@ -96,12 +98,19 @@ class Session:
         """Every controller with its portal and state, for people."""
         return ", ".join(f"{c.name} ({c.portal}) {c.state}" for c in self.controllers) or "no controller"
 
-    def namespace(self, uuid: str) -> Namespace | None:
-        """The namespace with that UUID, or where ``uuid`` is "", the one with NSID 1.
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether it is connected, but without a namespace's device on a path that is live or coming."""
+        paths = {controller.name for controller in self.controllers if controller.is_live or controller.is_coming}
+        usable = paths and any(not ns.controller or ns.controller in paths for ns in self.namespaces)
+        return bool(self.controllers) and not usable
+
+    def namespace(self, uuid: str, nsid: int = 0) -> Namespace | None:
+        """The namespace with that UUID; where ``uuid`` is "", the one with that NSID, or NSID 1 where that is 0.
 
         Without native multipath each path has a disk of its own: then that of the first live controller.
         """
-        wanted = [ns for ns in self.namespaces if (ns.uuid == uuid.lower() if uuid else ns.nsid == 1)]
+        wanted = [ns for ns in self.namespaces if (ns.uuid == uuid.lower() if uuid else ns.nsid == (nsid or 1))]
         live = {controller.name for controller in self.controllers if controller.is_live}
         return next((ns for ns in wanted if not ns.controller or ns.controller in live), None) or next(
             iter(wanted), None

@@ -5,43 +5,72 @@ in these directories is a symlink or may vanish between two reads: what is gone 
 What could not be looked at (EMFILE, ENOMEM…) is an OSError, never absence. Blocking: call it in a worker.
 """
 
-import contextlib
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from rds_csi.model.devices import DeviceNumber
 from rds_csi.model.host import HostPaths
-from rds_csi.model.oserrors import GONE
-from rds_csi.nvme.sessions import OFF, Controller, Namespace, Session, SessionIndex
+from rds_csi.nvme.attributes import Directory, open_directory, read_attribute
+from rds_csi.nvme.reading import DISK, NO_FACTS, Facts, read_session
+from rds_csi.nvme.sessions import Session, SessionIndex
 
-# The class directories hold namespaces too (nvme0n1, nvme0c0n1): names decide, links do not.
-_CONTROLLER = re.compile(r"nvme\d+")
-# A disk or a multipath head. A path of a head (nvme0c1n1) is hidden and has no node.
-_DISK = re.compile(r"nvme\d+n\d+")
-# "size" counts 512-byte sectors, whatever the namespace's own block size.
-_SECTOR_BYTES = 512
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is remembered of a subsystem: the inode number of its entry, what it is called, what never changes."""
+
+    inode: int
+    nqn: str
+    facts: Facts
 
 
 class NvmeSysfs:
-    """The host's NVMe sessions, read anew at every call."""
+    """The host's NVMe sessions as they are at each call. Remembered is only what never changes as long as a thing
+    exists, so that a look at one session does not read all the others."""
 
-    def __init__(self, host: HostPaths) -> None:
+    def __init__(self, host: HostPaths, opener: Callable[[str], Directory | None] = open_directory) -> None:
+        """``opener`` opens the class directory, through which all sessions are read."""
         self._sys = host.sys
+        self._open = opener
         self._subsystems = f"{host.sys}/class/nvme-subsystem"
+        # By subsystem (nvme-subsys0), and the subsystem by its NQN. Several workers may be here at once: both are
+        # only looked up, set by key, or replaced, and what is found there is verified.
+        self._known: dict[str, _Known] = {}
+        self._places: dict[str, str] = {}
 
     def scan(self) -> SessionIndex:
         """Every session. Linear in their number."""
         found: dict[str, list[Session]] = {}
-        for name, nqn in self._names():
-            found.setdefault(nqn, []).append(self._session(name, nqn))
+        known: dict[str, _Known] = {}
+        subsystems = self._open(self._subsystems)
+        if subsystems is None:
+            return SessionIndex()
+        with subsystems:
+            for name, inode in sorted(subsystems.entries().items()):
+                before = self._known.get(name)
+                read = read_session(subsystems, name, before.facts if before is not None else NO_FACTS)
+                if read is not None:
+                    session, facts = read
+                    found.setdefault(session.nqn, []).append(session)
+                    known[name] = _Known(inode, session.nqn, facts)
+        self._remember(known)
         return SessionIndex(MappingProxyType({nqn: tuple(sessions) for nqn, sessions in found.items()}))
 
     def session(self, nqn: str) -> Session | None:
-        """The session of ``nqn`` alone: one small read for each other subsystem, a full look only at its own."""
-        matching = tuple(self._session(name, nqn) for name, other in self._names() if other == nqn)
-        return SessionIndex({nqn: matching}).session(nqn)
+        """The session of ``nqn`` alone. Other subsystems cost their entry in one directory, and one small read
+        when they are new; nothing at all when ``nqn`` has controllers and is where it was the last time."""
+        subsystems = self._open(self._subsystems)
+        if subsystems is None:
+            return None
+        with subsystems:
+            place = self._places.get(nqn)
+            session = self._at(subsystems, place, nqn) if place is not None else None
+            if session is not None and session.controllers:
+                return session
+            looked = (self._at(subsystems, name, nqn) for name in self._named(subsystems, nqn))
+            return SessionIndex({nqn: tuple(session for session in looked if session is not None)}).session(nqn)
 
     def nqn_of(self, number: DeviceNumber) -> str:
         """The NQN behind the block device ``number``; "" when it is not of an NVMe subsystem.
@@ -50,11 +79,21 @@ class NvmeSysfs:
         path): both have ``subsysnqn``.
         """
         device = os.path.realpath(f"{self._sys}/dev/block/{number}")
-        return _read(f"{os.path.dirname(device)}/subsysnqn") if _DISK.fullmatch(os.path.basename(device)) else ""
+        if not DISK.fullmatch(os.path.basename(device)):
+            return ""
+        return read_attribute(f"{os.path.dirname(device)}/subsysnqn")
 
     def native_multipath(self) -> bool:
-        """Whether several controllers of one subsystem become one block device (nvme_core.multipath)."""
-        return _read(f"{self._sys}/module/nvme_core/parameters/multipath") != "N"
+        """Whether several controllers of one subsystem become one block device (nvme_core.multipath).
+
+        A kernel without CONFIG_NVME_MULTIPATH has nvme_core without the parameter. True before nvme_core is loaded:
+        what kernels with it, as Debian's, do unless told otherwise.
+        """
+        module = open_directory(f"{self._sys}/module/nvme_core")
+        if module is None:
+            return True
+        with module:
+            return module.read("parameters/multipath") == "Y"
 
     def write(self, controller: str, attribute: str, value: str) -> None:
         """Write an attribute of a controller. OSError when the kernel has no such one, or refuses."""
@@ -65,93 +104,28 @@ class NvmeSysfs:
         finally:
             os.close(descriptor)
 
-    def _names(self) -> Iterator[tuple[str, str]]:
-        for name in sorted(_list(self._subsystems)):
-            nqn = _read(f"{self._subsystems}/{name}/subsysnqn")
-            if nqn:
-                yield name, nqn
+    def _at(self, subsystems: Directory, name: str, nqn: str) -> Session | None:
+        """The subsystem called ``name``, when it is that of ``nqn``."""
+        known = self._known.get(name)
+        read = read_session(subsystems, name, known.facts if known is not None else NO_FACTS)
+        if read is None or read[0].nqn != nqn:
+            return None
+        if known is not None:
+            self._known[name] = replace(known, facts=read[1])
+        return read[0]
 
-    def _session(self, name: str, nqn: str) -> Session:
-        directory = f"{self._subsystems}/{name}"
-        entries = _list(directory)
-        names = sorted((entry for entry in entries if _CONTROLLER.fullmatch(entry)), key=_trailing_number)
-        controllers, namespaces = [], list(_namespaces(directory, entries, ""))
-        for controller in names:
-            path = f"{directory}/{controller}"
-            inside = _list(path)
-            # A disconnect under a mount leaves a dangling link to its controller (multipath off).
-            if inside:
-                controllers.append(_controller(path, controller))
-                namespaces += _namespaces(path, inside, controller)
-        return Session(nqn, name, tuple(c for c in controllers if c.state), tuple(namespaces))
+    def _named(self, subsystems: Directory, nqn: str) -> list[str]:
+        """The subsystems that have ``nqn``: there may be a left-over beside its successor."""
+        known: dict[str, _Known] = {}
+        for name, inode in subsystems.entries().items():
+            before = self._known.get(name)
+            if before is None or before.inode != inode:
+                before = _Known(inode, subsystems.read(f"{name}/subsysnqn"), NO_FACTS)
+            if before.nqn:
+                known[name] = before
+        self._remember(known)
+        return sorted(name for name, subsystem in known.items() if subsystem.nqn == nqn)
 
-
-def _controller(path: str, name: str) -> Controller:
-    address = dict(part.split("=", 1) for part in _read(f"{path}/address").split(",") if "=" in part)
-    return Controller(
-        name=name,
-        state=_read(f"{path}/state"),
-        transport=_read(f"{path}/transport"),
-        traddr=address.get("traddr", ""),
-        trsvcid=address.get("trsvcid", ""),
-        host_traddr=address.get("host_traddr", ""),
-        host_iface=address.get("host_iface", ""),
-        hostnqn=_read(f"{path}/hostnqn"),
-        hostid=_read(f"{path}/hostid"),
-        ctrl_loss_tmo=_seconds(f"{path}/ctrl_loss_tmo"),
-        reconnect_delay=_seconds(f"{path}/reconnect_delay"),
-        fast_io_fail_tmo=_seconds(f"{path}/fast_io_fail_tmo"),
-        keep_alive_tmo=_seconds(f"{path}/kato"),
-    )
-
-
-def _namespaces(directory: str, entries: list[str], controller: str) -> Iterator[Namespace]:
-    for device in sorted((entry for entry in entries if _DISK.fullmatch(entry)), key=_trailing_number):
-        path = f"{directory}/{device}"
-        # Anything missing or half-gone makes these numbers unreadable: then the namespace is not there.
-        with contextlib.suppress(ValueError):
-            yield Namespace(
-                device=device,
-                nsid=int(_read(f"{path}/nsid")),
-                number=_number(_read(f"{path}/dev")),
-                size=int(_read(f"{path}/size")) * _SECTOR_BYTES,
-                uuid=_read(f"{path}/uuid").lower(),
-                nguid=_read(f"{path}/nguid").lower(),
-                controller=controller,
-            )
-
-
-def _number(text: str) -> DeviceNumber:
-    major, _, minor = text.partition(":")
-    return DeviceNumber(int(major), int(minor))
-
-
-def _trailing_number(name: str) -> int:
-    return int(re.split(r"\D+", name)[-1])
-
-
-def _seconds(path: str) -> int | None:
-    text = _read(path)
-    if text == "off":
-        return OFF
-    return int(text) if text.lstrip("-").isdecimal() else None
-
-
-def _list(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError as error:
-        if error.errno in GONE:
-            return []
-        raise
-
-
-def _read(path: str) -> str:
-    """An attribute without its padding; "" when it is gone (ENOENT, ENODEV), not there, or not for this process."""
-    try:
-        with open(path, "rb", buffering=0) as stream:
-            return stream.read().decode("utf-8", "replace").strip()
-    except OSError as error:
-        if error.errno in GONE:
-            return ""
-        raise
+    def _remember(self, known: dict[str, _Known]) -> None:
+        self._known = known
+        self._places = {subsystem.nqn: name for name, subsystem in known.items()}

@@ -16,6 +16,7 @@ from h2.exceptions import H2Error
 from rds_csi import logging as log_lines
 from rds_csi.deadline import set_deadline
 from rds_csi.errors import DeadlineExceeded, Unavailable
+from rds_csi.progress import Progress, begin
 from rds_csi.rpc.decode import decode
 from rds_csi.rpc.encode import encode
 from rds_csi.rpc.limits import Limits
@@ -75,6 +76,7 @@ class Call:
         self._id = f"{_ID_PREFIX}-{next(_numbers)}"
         self._request: betterproto.Message | None = None
         self._response = b""
+        self._progress: Progress | None = None
         self._cause: Cause | None = None
         self._gone = False
         self._timer: asyncio.TimerHandle | None = None
@@ -116,6 +118,7 @@ class Call:
                 **self._subject(),
                 seconds=round(elapsed, 1),
                 request_id=self._id,
+                **({"at": at} if self._progress and (at := self._progress.describe()) else {}),
                 **({"stopped": self._cause.name.lower()} if self._cause else {}),
             )
 
@@ -134,6 +137,7 @@ class Call:
     async def _run(self, refused: bool) -> None:
         log_lines.request_id.set(self._id)
         method = self.method
+        self._progress = begin(method.name)
         method.in_flight.inc()
         try:
             outcome = await self._outcome(refused)

@@ -1,23 +1,27 @@
-"""The HTTP endpoint for Prometheus and probes: /metrics, /healthz and /readyz, and nothing else.
+"""The HTTP endpoint for Prometheus and probes: /metrics, /healthz and /readyz, and the documents that it is given.
 
 A web framework would take more memory than the driver; this reads one request line, answers and closes.
 """
 
 import asyncio
 import contextlib
+import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from rds_csi.errors import ConfigurationError
 from rds_csi.logging import log
 from rds_csi.metrics import Metrics
+from rds_csi.rpc.sockets import Listener, listen, path_of
 from rds_csi.rpc.status import clean_text
 
 logger = logging.getLogger("rds_csi.rpc")
 
 # What is wrong, in one sentence; "" when all is well.
 Check = Callable[[], Awaitable[str]]
+# Something that json.dumps takes.
+Document = Callable[[], Awaitable[object]]
 
 _HEAD_BYTES = 8 << 10
 _CONNECTIONS = 16
@@ -28,6 +32,7 @@ _CHECK_SECONDS = 4.0
 
 _TEXT = "text/plain; charset=utf-8"
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
+_JSON = "application/json"
 _REASONS = {
     200: "OK",
     400: "Bad Request",
@@ -53,25 +58,60 @@ class _Answer:
 
 
 class HttpEndpoint:
-    """Serves ``metrics`` and two checks at ``host:port``: ``healthy`` (restart me if not), ``ready`` (send me work)."""
+    """Serves ``metrics`` and two checks: ``healthy`` (restart me if not), ``ready`` (send me work)."""
 
-    def __init__(self, address: str, metrics: Metrics, *, healthy: Check, ready: Check) -> None:
-        """``address``: ``host:port`` or ``[v6]:port``; port 0 takes a free one, "" makes ``start`` do nothing."""
+    def __init__(
+        self,
+        address: str,
+        metrics: Metrics,
+        *,
+        healthy: Check,
+        ready: Check,
+        documents: Mapping[str, Document] | None = None,
+    ) -> None:
+        """``address``: ``host:port`` or ``[v6]:port``, where port 0 takes a free one; or ``unix:/path``, a socket
+        for its owner alone that is removed by ``close``. With "" ``start`` does nothing.
+
+        ``documents``: what else is answered, as JSON, by its path (``/operations``).
+        """
         self._address = address
         self._metrics = metrics
         self._checks = {"/healthz": healthy, "/readyz": ready}
+        self._documents = dict(documents or {})
+        self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
         """The port that is listened on; 0 when there is none."""
-        return self._server.sockets[0].getsockname()[1] if self._server and self._server.sockets else 0
+        if self._server is None or self._listener is not None or not self._server.sockets:
+            return 0
+        return int(self._server.sockets[0].getsockname()[1])
 
     async def start(self) -> None:
         """Listen. ConfigurationError when the address cannot be had."""
         if not self._address:
             return
+        if self._address.startswith("unix:"):
+            await self._start_unix()
+        else:
+            await self._start_tcp()
+        log(logger, logging.INFO, "serving metrics and health", address=self._address)
+
+    async def _start_unix(self) -> None:
+        listener = await listen(path_of(self._address))
+        try:
+            self._server = await asyncio.start_unix_server(
+                self._accept, sock=listener.socket, limit=_HEAD_BYTES, backlog=_CONNECTIONS
+            )
+        except BaseException:
+            listener.socket.close()
+            listener.remove()
+            raise
+        self._listener = listener
+
+    async def _start_tcp(self) -> None:
         host, _, port = self._address.rpartition(":")
         try:
             self._server = await asyncio.start_server(
@@ -81,7 +121,6 @@ class HttpEndpoint:
             raise ConfigurationError(
                 f"cannot listen on {self._address}: {error}", remedy="Choose another --http-endpoint."
             ) from None
-        log(logger, logging.INFO, "serving metrics and health", address=self._address)
 
     async def close(self) -> None:
         """Stop listening and end what is being answered."""
@@ -89,6 +128,9 @@ class HttpEndpoint:
             return
         self._server.close()
         self._server = None
+        if self._listener is not None:
+            self._listener.remove()
+            self._listener = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -130,12 +172,28 @@ class HttpEndpoint:
 
     async def _look(self, path: str) -> _Answer:
         if path == "/metrics":
-            return _Answer(200, self._metrics.exposition(), _METRICS)
+            return _Answer(200, await self._metrics.exposition(), _METRICS)
+        if path in self._documents:
+            return await _document(path, self._documents[path])
         check = self._checks.get(path)
         if check is None:
-            return _Answer(404, b"there are /metrics, /healthz and /readyz\n")
+            known = ", ".join(["/metrics", *self._checks, *self._documents])
+            return _Answer(404, f"there are {known}\n".encode())
         problem = await _problem(path, check)
         return _Answer(503, f"{clean_text(problem)}\n".encode()) if problem else _Answer(200, b"ok\n")
+
+
+async def _document(path: str, document: Document) -> _Answer:
+    """The document as JSON; one that cannot be made is told as a check's problem is."""
+    body = b""
+
+    async def make() -> str:
+        nonlocal body
+        body = json.dumps(await document()).encode() + b"\n"
+        return ""
+
+    problem = await _problem(path, make)
+    return _Answer(503, f"{clean_text(problem)}\n".encode()) if problem else _Answer(200, body, _JSON)
 
 
 async def _problem(path: str, check: Check) -> str:

@@ -10,7 +10,8 @@ from rds_csi.errors import Unimplemented
 from rds_csi.locks import OperationLocks
 from rds_csi.services import topology as topologies
 from rds_csi.services.creating import Creating
-from rds_csi.services.listing import Listing
+from rds_csi.services.hosts import HostNqns
+from rds_csi.services.listing import Listing, NodeHealth
 from rds_csi.services.nodes import NodeDirectory
 from rds_csi.services.publishing import Publishing
 from rds_csi.services.snapshots import Snapshots
@@ -54,15 +55,18 @@ class ControllerService(csi.ControllerBase):
         max_volumes_per_node: int,
         topology: topologies.Segments,
         new_uuid: Callable[[], str] = _new_uuid,
+        hosts: HostNqns | None = None,
+        node_health: NodeHealth | None = None,
     ) -> None:
         """``max_volumes_per_node`` is 0 for no limit; ``topology`` are the segments from which the array's
-        volumes can be reached; ``new_uuid`` makes attachment tokens."""
+        volumes can be reached; ``new_uuid`` makes attachment tokens; ``hosts`` keeps nodes with one identity apart;
+        ``node_health`` tells what the node of this very process says of a volume that is staged on it."""
         self._features = array.traits.features
         self._creating = Creating(array, connector, locks, topology)
         self._volumes = Volumes(array, connector, locks)
-        self._publishing = Publishing(array, connector, nodes, locks, max_volumes_per_node, new_uuid)
+        self._publishing = Publishing(array, connector, nodes, locks, max_volumes_per_node, new_uuid, hosts)
         self._snapshots = Snapshots(array, locks, topology)
-        self._listing = Listing(array, topology)
+        self._listing = Listing(array, topology, node_health)
 
     async def controller_get_capabilities(
         self,

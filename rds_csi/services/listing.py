@@ -1,15 +1,20 @@
 """What the array has: volumes, their health, and what it can still give."""
 
+from collections.abc import Awaitable, Callable, Sequence
+
 from rds_csi.arrays.protocol import Array
 from rds_csi.csi import v1 as csi
 from rds_csi.errors import NotFound
 from rds_csi.model.parameters import VolumeParameters
-from rds_csi.model.volumes import Volume
+from rds_csi.model.volumes import HealthProblem, Volume
 from rds_csi.services import topology
 from rds_csi.services.capabilities import parse_capability, why_any_unsupported
 from rds_csi.services.checks import require_volume_id
 from rds_csi.services.convert import health_message, volume_message
 from rds_csi.services.paging import check_max_entries, id_before, paginate, token_after
+
+# What a node says of a volume; nothing when it is not staged there.
+NodeHealth = Callable[[str], Awaitable[Sequence[HealthProblem]]]
 
 _VOLUMES = "volumes"
 _HEALTH = "health"
@@ -18,9 +23,11 @@ _HEALTH = "health"
 class Listing:
     """Reads only; holds no lock, so that a long operation on one volume never hides the others."""
 
-    def __init__(self, array: Array, segments: topology.Segments) -> None:
+    def __init__(self, array: Array, segments: topology.Segments, node_health: NodeHealth | None = None) -> None:
+        """``node_health``: what the node in the same process says, where there is one."""
         self._array = array
         self._segments = segments
+        self._node_health = node_health
 
     async def volumes(self, request: csi.ListVolumesRequest) -> csi.ListVolumesResponse:
         """ListVolumes, sorted by id."""
@@ -56,7 +63,7 @@ class Listing:
     ) -> csi.ControllerGetVolumeHealthResponse:
         """ControllerGetVolumeHealth."""
         volume_id = require_volume_id(request.volume_id)
-        problems = await self._array.health(volume_id)
+        problems = await self._problems(volume_id)
         return csi.ControllerGetVolumeHealthResponse(volume_health=health_message(volume_id, problems))
 
     async def unhealthy_volumes(
@@ -70,7 +77,7 @@ class Listing:
             if volume_id <= last_id:
                 continue
             try:
-                problems = await self._array.health(volume_id)
+                problems = await self._problems(volume_id)
             except NotFound:
                 # Deleted since it was listed.
                 continue
@@ -96,6 +103,11 @@ class Listing:
             maximum_volume_size=capacity.maximum_volume_size,
             minimum_volume_size=capacity.minimum_volume_size,
         )
+
+    async def _problems(self, volume_id: str) -> Sequence[HealthProblem]:
+        """What is wrong with the volume, on the array and on the node of this process; NotFound if absent."""
+        problems = await self._array.health(volume_id)
+        return problems if self._node_health is None else [*problems, *await self._node_health(volume_id)]
 
 
 def _published(volume: Volume) -> list[str]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from rds_csi.connectors.protocol import Connector
 from rds_csi.errors import FailedPrecondition, NotFound, Unavailable
-from rds_csi.filesystem.protocol import Filesystems, Mount, StageRecords
+from rds_csi.filesystem.protocol import Filesystems, Mount, MountTable, StageRecords
 from rds_csi.model.devices import Device, DeviceNumber
 from rds_csi.model.records import StageRecord
 from rds_csi.model.targets import Target
+from rds_csi.services import lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,10 @@ class Locator:
         located = await self.of_target(target, record)
         if located is None:
             raise Unavailable(f"volume {volume_id} is staged, but its device has gone away")
-        if not located.mounts_at(path) and await self._filesystems.block_node_at(path) != located.device.number:
+        if located.mounts_at(path):
+            return located
+        await self.check_not_dead(record, path, located)
+        if await self._filesystems.block_node_at(path) != located.device.number:
             raise NotFound(f"volume {volume_id} is not at {path}")
         return located
 
@@ -82,6 +86,18 @@ class Locator:
             f"{mount.path} has {mount.fs_type} of {mount.source} mounted, which is not this volume",
             remedy="Look what is mounted there (findmnt), and unmount it by hand if it is not needed.",
         )
+
+    async def used_paths(self, record: StageRecord, table: MountTable) -> list[str]:
+        """Every path at which something of the volume is, dead or alive: mounts and block nodes of the device that
+        it was staged as, the staging path included. A number that another volume has got since tells nothing."""
+        paths = []
+        for mount in table.mounts:
+            if not self.was_staged_as(mount, record):
+                continue
+            target = None if mount.path == record.staging_path else await self.target_of_mount(mount)
+            if target is None or target.identity == record.target.identity:
+                paths.append(mount.path)
+        return paths + [path for path in record.block_targets if await self._filesystems.block_node_at(path)]
 
     async def may_be_of(self, volume_id: str, number: DeviceNumber) -> bool:
         """Whether the block device is one of this driver's, and of no other volume that is staged here."""
@@ -112,6 +128,20 @@ class Locator:
         return str(mount.number) == record.device_number or (
             mount.fs_type == "btrfs" and mount.source == record.device_path
         )
+
+    async def check_not_dead(self, record: StageRecord | None, path: str, located: Located | None) -> None:
+        """FailedPrecondition when the mount at ``path`` is of a device of the volume that the kernel has given up. The
+        mount itself is not looked at: that may hang."""
+        if record is None:
+            return
+        dead = self.dead_at(await self._filesystems.mount_table(), record, path, located)
+        if dead:
+            raise lost.error(record.volume_id, dead[-1], located.device if located is not None else None)
+
+    def dead_at(self, table: MountTable, record: StageRecord, path: str, located: Located | None) -> tuple[Mount, ...]:
+        """The mounts at ``path`` that are of the volume, but not of the device that it has now."""
+        alive = located.mounts if located is not None else ()
+        return tuple(m for m in table.at(path) if m not in alive and self.was_staged_as(m, record))
 
     async def _node_at(self, source: str) -> DeviceNumber | None:
         return await self._filesystems.block_node_at(source) if source.startswith("/") else None

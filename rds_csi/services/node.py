@@ -1,17 +1,18 @@
 """The CSI Node service, composed of its parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rds_csi.connectors.protocol import Connector
 from rds_csi.csi import v1 as csi
 from rds_csi.filesystem.protocol import Filesystems, StageRecords
 from rds_csi.locks import OperationLocks
 from rds_csi.model.paths import check_path
+from rds_csi.model.volumes import HealthProblem
 from rds_csi.services import topology as topologies
 from rds_csi.services.checks import require_volume_id
 from rds_csi.services.expanding import Expanding
 from rds_csi.services.locating import Locator
-from rds_csi.services.observing import Observing
+from rds_csi.services.observing import Observing, Trouble, no_trouble
 from rds_csi.services.publishing_node import NodePublishing
 from rds_csi.services.staging import Staging
 from rds_csi.services.unstaging import Unstaging
@@ -43,9 +44,11 @@ class NodeService(csi.NodeBase):
         boot_id: str,
         new_uuid: Callable[[], str],
         topology: topologies.Segments,
+        trouble: Trouble = no_trouble,
     ) -> None:
         """``locks`` are this service's own, apart from the controller's; ``max_volumes_per_node`` is 0 for no
-        limit; ``boot_id`` is that of the running kernel; ``new_uuid`` makes filesystem UUIDs."""
+        limit; ``boot_id`` is that of the running kernel; ``new_uuid`` makes filesystem UUIDs; ``trouble`` tells
+        what is being done about a target's session that is away."""
         self._node_id = node_id
         self._max_volumes_per_node = max_volumes_per_node
         self._topology = topology
@@ -55,7 +58,11 @@ class NodeService(csi.NodeBase):
         self._unstaging = Unstaging(connector, filesystems, records, locator, locks)
         self._publishing = NodePublishing(filesystems, records, locator, locks)
         self._expanding = Expanding(connector, filesystems, records, locator, locks)
-        self._observing = Observing(connector, filesystems, records, locator)
+        self._observing = Observing(connector, filesystems, records, locator, trouble)
+
+    async def health_problems(self, volume_id: str) -> Sequence[HealthProblem]:
+        """What is wrong with a volume that is staged here; nothing when it is well, or not staged here."""
+        return await self._observing.staged_problems(volume_id)
 
     async def node_get_capabilities(
         self,

@@ -24,6 +24,11 @@ def encode_node_id(name: str, host_nqn: str) -> str:
         raise ConfigurationError(error.message, remedy="Choose another --node-id.") from None
 
 
+def name_of(node_id: str) -> str:
+    """The name in a node id, which stays the same when the node's host NQN changes."""
+    return node_id.partition(_SEPARATOR)[0]
+
+
 class NodeDirectory(Protocol):
     """The nodes that a controller may publish volumes to."""
 

@@ -1,28 +1,47 @@
 """What a node tells about volumes and storage: statistics and health. Reads only, holds no lock."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rds_csi.connectors.protocol import Connector
 from rds_csi.csi import v1 as csi
 from rds_csi.errors import NotFound, Unavailable
-from rds_csi.filesystem.protocol import Filesystems, StageRecords, Usage
+from rds_csi.filesystem.protocol import Filesystems, MountTable, StageRecords, Usage
+from rds_csi.model.devices import Device
 from rds_csi.model.paths import check_path
 from rds_csi.model.records import StageRecord
+from rds_csi.model.targets import Target
 from rds_csi.model.volumes import Finding, HealthProblem, HealthStatus
+from rds_csi.services import lost
 from rds_csi.services.checks import require_path_of_volume, require_volume_id
 from rds_csi.services.convert import health_message
 from rds_csi.services.locating import Located, Locator
+
+# What is being done about a target's session that is away, in one sentence with since when; "" when all is well.
+Trouble = Callable[[Target], str]
+
+
+def no_trouble(target: Target) -> str:  # noqa: ARG001 - nobody keeps sessions
+    """For a node whose sessions nobody keeps."""
+    return ""
 
 
 class Observing:
     """Looks at volumes and tools; a look that hangs is bounded where it is made."""
 
-    def __init__(self, connector: Connector, filesystems: Filesystems, records: StageRecords, locator: Locator) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        filesystems: Filesystems,
+        records: StageRecords,
+        locator: Locator,
+        trouble: Trouble,
+    ) -> None:
         self._connector = connector
         self._filesystems = filesystems
         self._records = records
         self._locator = locator
+        self._trouble = trouble
 
     async def stats(self, request: csi.NodeGetVolumeStatsRequest) -> csi.NodeGetVolumeStatsResponse:
         """NodeGetVolumeStats: bytes and inodes of a filesystem, the size of a block volume."""
@@ -55,23 +74,37 @@ class Observing:
         findings = [*await self._connector.check(), *await self._filesystems.check()]
         return csi.NodeGetStorageHealthResponse(backend_health=_backend_health(findings))
 
+    async def staged_problems(self, volume_id: str) -> Sequence[HealthProblem]:
+        """What is wrong with a volume that is staged here; nothing when it is well, or not staged here."""
+        record = await self._records.load(volume_id)
+        return [] if record is None else await self._problems(record)
+
     async def _problems(self, record: StageRecord) -> list[HealthProblem]:
+        """From what the kernel shows about sessions and mounts: a mount itself may hang whoever looks at it."""
         located = await self._locator.of_target(record.target, record)
-        if located is None:
-            return [HealthProblem(HealthStatus.INACCESSIBLE, "DeviceGone", "the volume has no device on this node")]
-        problems = await self._session_problems(located)
-        staged = located.mounts_at(record.staging_path)
-        if not record.block and not staged:
-            problems.append(
-                HealthProblem(HealthStatus.INACCESSIBLE, "NotMounted", f"nothing is mounted at {record.staging_path}")
-            )
-        if staged and "ro" in staged[-1].super_options and "ro" not in staged[-1].options:
-            problems.append(
-                HealthProblem(
-                    HealthStatus.DEGRADED, "FilesystemReadOnly", "the kernel has turned the filesystem read-only"
-                )
-            )
+        table = await self._filesystems.mount_table()
+        problems = [await self._device_gone(record)] if located is None else await self._session_problems(located)
+        if dead := await self._dead(record, located, table):
+            problems.append(_device_lost(record.volume_id, dead, located.device if located is not None else None))
+        elif located is not None and not record.block:
+            problems += _mount_problems(record.staging_path, located, table)
         return problems
+
+    async def _device_gone(self, record: StageRecord) -> HealthProblem:
+        said = self._trouble(record.target) or await self._connector.health(record.target)
+        detail = f": {said}" if said else ""
+        return HealthProblem(HealthStatus.INACCESSIBLE, "DeviceGone", f"the volume has no device on this node{detail}")
+
+    async def _dead(self, record: StageRecord, located: Located | None, table: MountTable) -> dict[str, str]:
+        """The staging mount and the pods' block nodes that are of another device than the volume has now, by path,
+        with that other device for people."""
+        mounts = self._locator.dead_at(table, record, record.staging_path, located)
+        dead = {mount.path: lost.name_of(mount) for mount in mounts}
+        for path in record.block_targets:
+            number = await self._filesystems.block_node_at(path)
+            if number is not None and (located is None or number != located.device.number):
+                dead[path] = f"the device {number}"
+        return dead
 
     async def _problems_at(self, volume_id: str, paths: Sequence[str]) -> list[HealthProblem]:
         for path in paths:
@@ -83,8 +116,27 @@ class Observing:
         raise NotFound(f"volume {volume_id} is not on this node")
 
     async def _session_problems(self, located: Located) -> list[HealthProblem]:
-        said = await self._connector.health(located.target)
+        seen = await self._connector.health(located.target)
+        # What is being done about it, since when: it names the states that were just seen, too.
+        said = self._trouble(located.target) or seen
         return [HealthProblem(HealthStatus.DEGRADED, "SessionUnhealthy", said)] if said else []
+
+
+def _device_lost(volume_id: str, dead: Mapping[str, str], device: Device | None) -> HealthProblem:
+    told = "; ".join(lost.describe(volume_id, path, old, device) for path, old in dead.items())
+    return HealthProblem(HealthStatus.INACCESSIBLE, "DeviceLost", f"{told}. {lost.REMEDY}")
+
+
+def _mount_problems(path: str, located: Located, table: MountTable) -> list[HealthProblem]:
+    staged = located.mounts_at(path)
+    if not staged:
+        others = table.at(path)
+        what = f"{others[-1].source}, which is not this volume," if others else "nothing"
+        return [HealthProblem(HealthStatus.INACCESSIBLE, "NotMounted", f"{what} is mounted at {path}")]
+    if "ro" in staged[-1].super_options and "ro" not in staged[-1].options:
+        said = "the kernel has turned the filesystem read-only"
+        return [HealthProblem(HealthStatus.DEGRADED, "FilesystemReadOnly", said)]
+    return []
 
 
 def _filesystem_usage(usage: Usage) -> list[csi.VolumeUsage]:

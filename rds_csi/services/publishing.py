@@ -14,6 +14,7 @@ from rds_csi.model.names import check_node_id
 from rds_csi.model.volumes import Attachment, Volume
 from rds_csi.services.capabilities import require_capability
 from rds_csi.services.checks import may_exist, require_volume_id
+from rds_csi.services.hosts import HostNqns
 from rds_csi.services.nodes import NodeDirectory
 from rds_csi.tasks import finish
 
@@ -29,6 +30,7 @@ class Publishing:
         locks: OperationLocks,
         max_volumes_per_node: int,
         new_uuid: Callable[[], str],
+        hosts: HostNqns | None = None,
     ) -> None:
         self._array = array
         self._connector = connector
@@ -36,6 +38,7 @@ class Publishing:
         self._locks = locks
         self._max_volumes_per_node = max_volumes_per_node
         self._new_uuid = new_uuid
+        self._hosts = hosts
         # (node id, volume id) of attachments that are being made: the array does not count them yet.
         self._coming: set[tuple[str, str]] = set()
 
@@ -56,6 +59,8 @@ class Publishing:
                 _check_same(volume_id, known, attachment)
                 volume = await finish(self._array.attach_volume(volume_id, attachment))
             else:
+                if self._hosts is not None:
+                    await self._hosts.admit(node, volume)
                 _check_others(volume, attachment)
                 with self._place(node_id, volume_id):
                     await self._check_room(node_id, volume_id)

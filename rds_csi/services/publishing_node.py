@@ -31,6 +31,7 @@ class NodePublishing:
             target: Target = record.target if record is not None else StageContext.parse(context, {}).target
             located = await self._locator.of_target(target, record)
             if located is None:
+                await self._locator.check_not_dead(record, wish.staging_path, located)
                 raise FailedPrecondition(
                     f"volume {wish.volume_id} is not connected to this node", remedy="Stage it first."
                 )
@@ -51,6 +52,7 @@ class NodePublishing:
     async def _publish_mount(self, wish: PublishWish, located: Located) -> None:
         staged = located.mounts_at(wish.staging_path)
         if not staged:
+            await self._locator.check_not_dead(located.record, wish.staging_path, located)
             raise FailedPrecondition(
                 f"volume {wish.volume_id} is not staged at {wish.staging_path}", remedy="Stage it there first."
             )

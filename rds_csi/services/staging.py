@@ -41,7 +41,7 @@ class Staging:
 
     async def stage(self, wish: StageWish) -> None:
         """NodeStageVolume. What is staged already, and as asked, is not touched."""
-        with self._locks.hold("NodeStageVolume", wish.volume_id):
+        with self._locks.hold("NodeStageVolume", wish.volume_id, wish.target.identity):
             previous = await self._records.load(wish.volume_id)
             located = await self._locator.of_target(wish.target, previous)
             if await self._is_staged(wish, located, previous):
@@ -75,6 +75,7 @@ class Staging:
             _check_not_elsewhere(wish, located, record)
             return False
         if located is None or stacked[-1] not in located.mounts:
+            await self._locator.check_not_dead(record, wish.path, located)
             raise FailedPrecondition(
                 f"{wish.path} has {stacked[-1].source} mounted, which is not the device of volume {wish.volume_id}",
                 remedy="Unstage what is there, then stage again.",

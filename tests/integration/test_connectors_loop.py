@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.connectors.loop import LoopConnector
-from rds_csi.connectors.nodes import BlockNodes
 from rds_csi.connectors.protocol import ConnectorOptions
 from rds_csi.errors import FailedPrecondition
 from rds_csi.filesystem.host import HostFilesystems

@@ -1,6 +1,6 @@
 """Made-up device nodes: block special files without mknod."""
 
-from rds_csi.connectors.nodes import BlockNodes
+from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.model.devices import DeviceNumber
 
 

@@ -143,6 +143,7 @@ class NvmeTree:
             "reconnect_delay": "5",
             "fast_io_fail_tmo": "off",
             "kato": "5",
+            "cntrltype": "io",
             "rescan_controller": "",
         }
         for name, value in attributes.items():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rds_csi.connectors.nvme_args import build_connect_args
+from rds_csi.connectors.nvme_args import build_connect_args, check_values
+from rds_csi.errors import InvalidArgument
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.nvme.identity import HostIdentity
@@ -22,7 +23,7 @@ ALWAYS = ("connect", *PORTAL, "-q", IDENTITY.hostnqn, "-I", IDENTITY.hostid)
 
 
 def arguments(**config: int) -> tuple[str, ...]:
-    return build_connect_args(TARGET, "192.0.2.1", ConnectionConfig(**config), IDENTITY)
+    return build_connect_args(TARGET, "192.0.2.1", ConnectionConfig(host_iface="", **config), IDENTITY)
 
 
 def test_the_defaults_reconnect_for_ever_every_five_seconds() -> None:
@@ -53,10 +54,46 @@ def test_an_option_is_passed_when_it_differs_from_the_kernels(
     assert arguments(**{field: value}) == (*ALWAYS, *expected)
 
 
+def test_the_interface_is_passed() -> None:
+    built = build_connect_args(TARGET, "192.0.2.1", ConnectionConfig(host_iface="eth0"), IDENTITY)
+    assert built == (*ALWAYS, "-l", "-1", "-c", "5", "-f", "eth0")
+
+
+def test_a_kernel_default_of_the_loss_timeout_is_left_out() -> None:
+    assert arguments(ctrl_loss_tmo=0) == (*ALWAYS, "-c", "5")
+
+
+def test_no_name_adds_an_option() -> None:
+    target = NvmeTarget("nqn.2026-01.io.example:s0,hostnqn=other", ("192.0.2.1",))
+    with pytest.raises(InvalidArgument, match="comma"):
+        build_connect_args(target, "192.0.2.1", ConnectionConfig(), IDENTITY)
+
+
+def named(length: int) -> str:
+    return TARGET.nqn + "x" * (length - len(TARGET.nqn))
+
+
+def test_the_longest_name_that_linux_takes_is_taken() -> None:
+    check_values(named(222), named(222), "192.0.2.1")
+
+
+def test_a_name_that_only_the_specification_allows_is_refused_with_what_to_do() -> None:
+    with pytest.raises(
+        InvalidArgument, match=f"the NQN has 223 bytes, and Linux takes at most 222: {TARGET.nqn}"
+    ) as told:
+        build_connect_args(NvmeTarget(named(223), ("192.0.2.1",)), "192.0.2.1", ConnectionConfig(), IDENTITY)
+    assert "on the array" in told.value.remedy
+    with pytest.raises(InvalidArgument, match="this host's NQN has 223 bytes") as told:
+        check_values(TARGET.nqn, named(223), "192.0.2.1")
+    assert "/etc/nvme/hostnqn" in told.value.remedy
+
+
 @pytest.mark.parametrize("setting", ["k6.1-cli2.3-mp", "k6.12-cli2.13-mp"])
 def test_both_versions_know_every_option(setting: str) -> None:
     usage = (DATA / setting / "programs.json").read_text()
     known = set(re.findall(r", (-\w)\b", usage))
+    config = ConnectionConfig(host_iface="eth0", keep_alive_tmo=1)
+    assert {"-f", "-k"} <= known & set(build_connect_args(TARGET, "192.0.2.1", config, IDENTITY))
     queues = {"nr_io_queues": 1, "nr_write_queues": 1, "nr_poll_queues": 1, "queue_size": 64}
     used = arguments(keep_alive_tmo=1, tos=1, hdr_digest=1, data_digest=1, **queues)
     assert {argument for argument in used if re.fullmatch(r"-[a-zA-Z]", argument)} <= known

@@ -1,13 +1,14 @@
-"""What nvme-cli 2.3 and 2.13 print, captured, becomes one reason each."""
+"""What nvme-cli 2.3 and 2.13 print, captured, and what dd prints, becomes one reason each."""
 
-import asyncio
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rds_csi.connectors.nvme_failures import Reason, ask_portal, classify, failure
+from rds_csi.connectors.nvme_failures import Reason, classify, failure, settle
 from rds_csi.errors import FailedPrecondition, InvalidArgument
 from rds_csi.retry import Transient
 
@@ -88,16 +89,104 @@ def test_every_failure_names_portal_nqn_detail_and_remedy(reason: Reason) -> Non
 
 def test_only_what_may_pass_is_transient() -> None:
     transient = {reason for reason in Reason if isinstance(failure(reason, "p", NQN, "d"), Transient)}
-    assert set(Reason) - transient == {Reason.REJECTED, Reason.INVALID, Reason.NO_MODULE, Reason.FORBIDDEN}
+    assert set(Reason) - transient == {
+        *(Reason.REJECTED, Reason.INVALID, Reason.NO_MODULE, Reason.FORBIDDEN, Reason.NO_NVME, Reason.NO_INTERFACE),
+    }
     assert isinstance(failure(Reason.REJECTED, "p", NQN, "d"), FailedPrecondition)
     assert isinstance(failure(Reason.INVALID, "p", NQN, "d"), InvalidArgument)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-async def test_a_portal_that_accepts_has_rejected_the_host(address: str) -> None:
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), address, 0)
-    port = server.sockets[0].getsockname()[1]
-    assert await ask_portal(address, port) is Reason.REJECTED
-    server.close()
-    await server.wait_closed()
-    assert await ask_portal(address, port) is Reason.REFUSED
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        *("connection refused", "connection reset", "connection timeout", "connection timed out", "no route to host"),
+        *("network unreachable", "network is unreachable", "host is unreachable", "device did not appear"),
+        *("i/o timeout", "io timeout", "temporary failure", "resource temporarily unavailable", "try again"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "Failed to write to /dev/nvme-fabrics: {}", "could not add new controller: {}"])
+def test_every_phrase_of_a_passing_trouble_is_worth_another_attempt(phrase: str, form: str) -> None:
+    reason, line = classify(form.format(phrase.capitalize()))
+    assert isinstance(failure(reason, "192.0.2.1:4420", NQN, line), Transient)
+    assert reason is not Reason.UNTOLD
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EALREADY, Reason.ALREADY),
+        (errno.ECONNREFUSED, Reason.REFUSED),
+        (errno.ECONNRESET, Reason.RESET),
+        (errno.EPIPE, Reason.RESET),
+        (errno.ECONNABORTED, Reason.RESET),
+        (errno.ETIMEDOUT, Reason.TIMED_OUT),
+        (errno.EHOSTUNREACH, Reason.UNREACHABLE),
+        (errno.ENETUNREACH, Reason.UNREACHABLE),
+        (errno.EHOSTDOWN, Reason.UNREACHABLE),
+        (errno.EAGAIN, Reason.BUSY),
+        (errno.EINTR, Reason.BUSY),
+        (errno.ENOMEM, Reason.BUSY),
+        (errno.EIO, Reason.REJECTED),
+        (errno.EINVAL, Reason.INVALID),
+        (errno.ENODEV, Reason.NO_INTERFACE),
+        (errno.EPERM, Reason.FORBIDDEN),
+        (errno.EACCES, Reason.FORBIDDEN),
+        (errno.ENOSPC, Reason.UNTOLD),
+    ],
+)
+def test_dd_tells_the_errno_of_the_write(number: int, reason: Reason) -> None:
+    line = f"dd: error writing '/dev/nvme-fabrics': {os.strerror(number)}"
+    assert classify(line + "\n") == (reason, line if reason is not Reason.UNTOLD else "")
+
+
+def test_dd_tells_that_the_device_is_missing_or_forbidden() -> None:
+    said = "dd: failed to open '/host/dev/nvme-fabrics': "
+    assert classify(said + os.strerror(errno.ENOENT))[0] is Reason.NO_MODULE
+    assert classify(said + os.strerror(errno.EACCES))[0] is Reason.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "warning",
+    [
+        "Failed to open /etc/nvme/config.json: No such file or directory",
+        "warning: /etc/nvme/hostid: Permission denied",
+        "warning: use --keep-alive-tmo instead of timeout",
+        "nvme: invalid argument in config",
+    ],
+)
+def test_a_warning_before_the_answer_does_not_decide(warning: str) -> None:
+    assert classify(f"{warning}\ncould not add new controller: connection refused\n")[0] is Reason.REFUSED
+    general = "could not add new controller: failed to write to nvme-fabrics device"
+    assert classify(f"{warning}\n{general}\n") == (Reason.UNTOLD, "")
+
+
+async def says(reason: Reason | None) -> Reason | None:
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("told", "line", "answer", "settled"),
+    [
+        # The errno was lost: the portal decides.
+        (Reason.UNTOLD, "", None, Reason.REJECTED),
+        (Reason.UNTOLD, "", Reason.UNTOLD, Reason.UNTOLD),
+        (Reason.UNTOLD, "", Reason.UNREACHABLE, Reason.UNREACHABLE),
+        # EIO and EINVAL are also what the kernel says of an array that went away in the middle of the connect.
+        (Reason.REJECTED, "Input/output error", None, Reason.REJECTED),
+        (Reason.REJECTED, "Input/output error", Reason.REFUSED, Reason.REFUSED),
+        (Reason.INVALID, "Invalid argument", None, Reason.INVALID),
+        (Reason.INVALID, "Invalid argument", Reason.RESET, Reason.RESET),
+        # EACCES and EPERM of the write are also what a prohibit route and a filter give; of the open they are not.
+        (Reason.FORBIDDEN, "dd: error writing 'x': Permission denied", Reason.UNREACHABLE, Reason.UNREACHABLE),
+        (Reason.FORBIDDEN, "Failed to write to x: Operation not permitted", Reason.UNREACHABLE, Reason.UNREACHABLE),
+        (Reason.FORBIDDEN, "dd: error writing 'x': Permission denied", None, Reason.FORBIDDEN),
+        (Reason.FORBIDDEN, "dd: failed to open 'x': Permission denied", Reason.UNREACHABLE, Reason.FORBIDDEN),
+        # The tool's own complaint needs nobody's word.
+        (Reason.INVALID, "unrecognized option", Reason.REFUSED, Reason.INVALID),
+        (Reason.REFUSED, "Connection refused", None, Reason.REFUSED),
+    ],
+)
+async def test_the_portal_settles_what_the_text_leaves_open(
+    told: Reason, line: str, answer: Reason | None, settled: Reason
+) -> None:
+    assert await settle(told, line, lambda: says(answer)) is settled

@@ -23,7 +23,7 @@ def bench(tmp_path: Path) -> NvmeBench:
 
 async def test_a_disconnect_is_seen_in_sysfs(bench: NvmeBench) -> None:
     bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
-    bench.runner.on("nvme", "disconnect", "-n", NQN, effect=bench.remove)
+    bench.runner.on("nvme", "disconnect", "-d", "nvme0", effect=bench.remove)
     await bench.connector.disconnect(TARGET)
     assert await bench.connector.find(TARGET) is None
 

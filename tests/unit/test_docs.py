@@ -1,17 +1,96 @@
-"""The README says what the code does."""
+"""The README and the pages in docs/ say what the code does."""
 
+import argparse
 import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
+from rds_csi.cli import _parser
+from rds_csi.commands import status
+from rds_csi.commands.doctor.findings import Result, State
+from rds_csi.commands.running_server import Activity
+from rds_csi.connectors.nvme_failures import _MEANINGS, Reason
+from rds_csi.errors import InvalidArgument
+from rds_csi.metrics import Metrics
 from rds_csi.model.connection import OPTIONS, ConnectionConfig, Option
-from rds_csi.model.parameters import VOLUME_KEYS
+from rds_csi.model.mounts import DEFAULT_FILESYSTEM, FILESYSTEMS
+from rds_csi.model.parameters import CONNECTION_KEYS, FS_TYPE_KEY, VOLUME_KEYS, VolumeParameters
+from rds_csi.retry import RetryPolicy, Transient
+from rds_csi.settings import Settings, _variables_of, flag_of
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+README = read("README.md")
+PARAMETERS = read("docs/parameters.md")
+CONNECTIONS = read("docs/connections.md")
+OPERATIONS = read("docs/operations.md")
+
 DEFAULTS = {field.name: field.default for field in fields(ConnectionConfig)}
+SERVERS = ("controller", "node", "all")
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    parser = _parser()
+    group = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(group.choices)
+
+
+def commands_with(flag: str) -> str:
+    """The commands that know the flag, in the words of docs/operations.md."""
+    names = [name for name, parser in commands().items() if flag in parser._option_string_actions]
+    if set(SERVERS) <= set(names):
+        names = ["servers", *(name for name in names if name not in SERVERS)]
+    return ", ".join(names)
+
+
+def shown_default(name: str) -> str:
+    field = Settings.model_fields[name]
+    value = field.default
+    if field.default_factory or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, str):
+        return f"`{getattr(value, 'value', value)}`"
+    return f"{value:g}"
+
+
+def own_metrics() -> list[MetricWrapperBase]:
+    return [metric for metric in vars(Metrics()).values() if isinstance(metric, MetricWrapperBase)]
+
+
+def metric_row(metric: MetricWrapperBase) -> str:
+    family = next(iter(metric.describe()))
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    labels = ", ".join(f"`{label}`" for label in metric._labelnames) or "–"
+    return f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
+
+
+def anchors(text: str) -> set[str]:
+    """What the headings of a page can be linked to by, as code hosts make it: lower case, no punctuation."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def told_commands(text: str) -> Iterator[str]:
+    """Every ``rds-csi …`` that a page tells to run: in a block of commands, or in a line of code."""
+    for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield from (line for line in block.splitlines() if line.startswith("rds-csi "))
+    # "\|" is how a table has a "|".
+    for line in re.findall(r"`(rds-csi [^`\n]+)`", text):
+        yield from (part.strip() for part in line.replace("\\|", "|").split(";") if part.strip().startswith("rds-csi "))
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
@@ -21,8 +100,8 @@ def test_readme_tells_the_unit_range_default_and_meaning_of_every_connection_par
     assert row in README.splitlines()
 
 
-@pytest.mark.parametrize("key", sorted(VOLUME_KEYS))
-def test_readme_names_every_volume_parameter(key: str) -> None:
+@pytest.mark.parametrize("key", sorted(VOLUME_KEYS | CONNECTION_KEYS))
+def test_readme_names_every_parameter(key: str) -> None:
     assert f"\n| `{key}` |" in README
 
 
@@ -32,8 +111,133 @@ def test_the_first_two_command_blocks_of_the_readme_run_the_demo_and_the_lanes()
     assert lanes.endswith("/nox\n")
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
-def test_links_to_files_lead_somewhere(name: str) -> None:
-    document = ROOT / name
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
-        assert (document.parent / link).exists(), link
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
+def test_the_parameters_page_tells_unit_range_default_option_and_when_to_change_of_every_parameter(
+    option: Option,
+) -> None:
+    allowed = f"{option.minimum} to {option.maximum}"
+    begin = f"| `{option.key}` | {option.unit} | {allowed} | {DEFAULTS[option.field]} | `{option.field}` | "
+    row = next((line for line in PARAMETERS.splitlines() if line.startswith(begin)), "")
+    assert len(row) > len(begin) + 2, f"a row is wanted that begins with: {begin}"
+
+
+def test_the_parameters_page_has_every_field_of_the_connection_config() -> None:
+    told = re.findall(r"^\|(?: [^|]+ \|){4} `(\w+)` \|", PARAMETERS, re.MULTILINE)
+    assert sorted(told) == sorted(DEFAULTS)
+
+
+@pytest.mark.parametrize("key", [FS_TYPE_KEY, *sorted(VOLUME_KEYS | CONNECTION_KEYS)])
+def test_the_parameters_page_has_every_parameter(key: str) -> None:
+    assert f"\n| `{key}` |" in PARAMETERS
+
+
+def test_the_parameters_page_names_the_filesystems_and_the_default() -> None:
+    names = ", ".join(f"`{name}`" for name in FILESYSTEMS)
+    assert f"| `{FS_TYPE_KEY}` | {names} | `{DEFAULT_FILESYSTEM}` |" in PARAMETERS
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_the_operations_page_has_flag_variables_default_commands_and_meaning_of_every_setting(name: str) -> None:
+    variables = ", ".join(f"`{variable}`" for variable in _variables_of(name))
+    meaning = Settings.model_fields[name].description
+    row = f"| `{flag_of(name)}` | {variables} | {shown_default(name)} | {commands_with(flag_of(name))} | {meaning} |"
+    assert row in OPERATIONS.splitlines(), f"this row is wanted: {row}"
+
+
+def test_the_operations_page_has_every_flag_that_is_no_setting() -> None:
+    flags = {flag for parser in commands().values() for flag in parser._option_string_actions if flag[:2] == "--"}
+    own = flags - {flag_of(name) for name in Settings.model_fields} - {"--help"}
+    told = dict(re.findall(r"^\| `(--[a-z-]+)` \| ([a-z, ]+) \|", OPERATIONS, re.MULTILINE))
+    assert {flag: set(told.get(flag, "").split(", ")) for flag in own} == {
+        flag: set(commands_with(flag).split(", ")) for flag in own
+    }
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_the_readme_and_the_operations_page_name_every_command(name: str) -> None:
+    assert f"`rds-csi {name}`" in README
+    assert re.search(rf"`(rds-csi )?{name}`", OPERATIONS)
+
+
+@pytest.mark.parametrize("metric", own_metrics(), ids=lambda metric: metric._name)
+def test_the_operations_page_has_every_metric(metric: MetricWrapperBase) -> None:
+    assert metric_row(metric) in OPERATIONS.splitlines(), f"this row is wanted: {metric_row(metric)}"
+
+
+def test_no_page_names_a_metric_that_is_not_there() -> None:
+    real = {re.sub(r"^\| `(\w+)`.*", r"\1", metric_row(metric)) for metric in own_metrics()}
+    for name in PAGES:
+        told = set(re.findall(r"\brds_csi_(?:rpc|nvme|sweep|array|program|duplicate|build)_\w+", read(name)))
+        assert told <= real, name
+
+
+def told_of(command: str) -> str:
+    """The section of docs/operations.md about a command."""
+    after = OPERATIONS.partition(f"\n### rds-csi {command}\n")[2]
+    return after.partition("\n##")[0]
+
+
+def test_the_operations_page_has_every_key_of_the_json_of_status() -> None:
+    assert [key for key in status._document([], [], Activity()) if f"`{key}`" not in told_of("status")] == []
+
+
+def test_the_operations_page_has_every_state_and_every_key_of_the_json_of_doctor() -> None:
+    words = [*State, *(field.name for field in fields(Result))]
+    assert [word for word in words if f"`{word}`" not in told_of("doctor")] == []
+
+
+def test_the_operations_page_has_every_reason_of_volume_health_with_its_status() -> None:
+    real = set(re.findall(r'HealthStatus\.(\w+), "(\w+)"', read("rds_csi/services/observing.py")))
+    told = re.findall(r"^\| `([A-Z]\w+)` \| ([A-Z_]+) \|", OPERATIONS, re.MULTILINE)
+    assert {(level, reason) for reason, level in told} == real
+
+
+@pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.name)
+def test_the_connections_page_has_every_reason_with_the_words_of_its_error(reason: Reason) -> None:
+    words = _MEANINGS[reason].text.split(":")[0]
+    row = next((line for line in CONNECTIONS.splitlines() if f"| `{reason.value}` |" in line), "")
+    assert words in row, f"a row is wanted with: {words} … | `{reason.value}` |"
+
+
+def test_the_connections_page_tells_attempts_pauses_and_what_fails_at_once() -> None:
+    policy = RetryPolicy()
+    pauses = [f"{policy.first_delay * policy.factor**number:g}" for number in range(policy.attempts - 1)]
+    told = f"tried {policy.attempts} times, {', '.join(pauses[:-1])} and {pauses[-1]} seconds apart"
+    assert f"{told} ({policy.jitter:.0%} jitter)".replace("%", " %") in CONNECTIONS
+    (listed,) = re.findall(r"These fail at once: (.*)\.$", CONNECTIONS, re.MULTILINE)
+    final = {reason.value for reason, meaning in _MEANINGS.items() if meaning.error is not Transient}
+    assert set(re.findall(r"`([a-z ]+)`", listed)) == final
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_of_ours_that_a_page_tells_to_run_is_understood(name: str) -> None:
+    for command in told_commands(read(name)):
+        words = list(takewhile(lambda word: word != "|", shlex.split(command, comments=True)))[1:]
+        if words == ["COMMAND", "--help"]:
+            continue
+        try:
+            _parser().parse_args(words)
+        except SystemExit:
+            pytest.fail(f"rds-csi does not understand: {command}")
+
+
+@pytest.mark.parametrize("parameters", [{"queueSize": "8"}, {"ctrlLossTmo": "3", "reconnectDelay": "5"}])
+def test_the_parameters_page_has_what_an_invalid_value_is_answered(parameters: dict[str, str]) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        VolumeParameters.parse(parameters)
+    assert str(refused.value) in PARAMETERS.splitlines()
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if name.startswith("docs/")])
+def test_the_readme_links_to_every_page(page: str) -> None:
+    assert f"\n- [{page}]({page}): " in README
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", read(name)):
+        file, _, anchor = link.partition("#")
+        document = (ROOT / name).parent / file if file else ROOT / name
+        assert document.exists(), link
+        if anchor:
+            assert anchor in anchors(document.read_text(encoding="utf-8")), link

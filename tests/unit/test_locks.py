@@ -1,9 +1,14 @@
 """One operation per volume at a time."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from rds_csi.errors import Aborted
-from rds_csi.locks import OperationLocks
+from rds_csi import progress
+from rds_csi.errors import Aborted, ConfigurationError
+from rds_csi.locks import LockFile, OperationLocks
 
 
 def test_a_second_operation_on_the_same_volume_is_aborted_by_name() -> None:
@@ -19,7 +24,7 @@ def test_a_second_operation_on_the_same_volume_is_aborted_by_name() -> None:
 def test_other_volumes_do_not_wait() -> None:
     locks = OperationLocks()
     with locks.hold("stage", "v1"), locks.hold("stage", "v2"):
-        assert locks.running() == (("v1", "stage"), ("v2", "stage"))
+        assert [(item.key, item.operation) for item in locks.running()] == [("v1", "stage"), ("v2", "stage")]
 
 
 def test_nothing_is_held_after_the_end_or_a_failure() -> None:
@@ -44,3 +49,60 @@ def test_one_key_given_twice_is_one_key() -> None:
     with locks.hold("clone", "v1", "v1"):
         assert locks.is_held("v1")
     assert not locks.is_held("v1")
+
+
+def test_a_running_operation_tells_how_far_it_is() -> None:
+    locks = OperationLocks()
+    progress.begin("NodeStageVolume")
+    with locks.hold("stage", "v1"):
+        progress.note("connecting 192.0.2.1:4420", attempt=2)
+        (running,) = locks.running()
+        assert running.progress.subject == "v1"
+        assert running.progress.describe() == "connecting 192.0.2.1:4420, attempt 2"
+        assert running.progress.seconds >= 0
+
+
+# Takes a key of a lock file and tells whether it got it.
+TAKE = "import sys; from rds_csi.locks import LockFile; print(LockFile(sys.argv[1]).take(sys.argv[2]))"
+
+
+def taken_elsewhere(path: Path, key: str) -> bool:
+    done = subprocess.run([sys.executable, "-c", TAKE, str(path), key], capture_output=True, text=True, timeout=60)
+    return done.stdout == "True\n"
+
+
+def test_another_process_is_kept_away_from_a_key_that_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "locks"
+    shared = LockFile(str(path))
+    locks = OperationLocks(shared)
+    with locks.hold("stage", "v1", "nqn.2026-01.io.example:v1"):
+        assert not taken_elsewhere(path, "v1")
+        assert not taken_elsewhere(path, "nqn.2026-01.io.example:v1")
+        assert taken_elsewhere(path, "v2")
+    assert taken_elsewhere(path, "v1")
+    shared.close()
+
+
+def test_a_key_that_another_process_holds_is_aborted_and_nothing_stays_held(tmp_path: Path) -> None:
+    path = tmp_path / "locks"
+    code = f"{TAKE}; sys.stdout.flush(); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path), "v1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "True\n"
+        shared = LockFile(str(path))
+        locks = OperationLocks(shared)
+        with pytest.raises(Aborted, match="another rds-csi process"), locks.hold("stage", "v2", "v1"):
+            pass
+        assert locks.running() == ()
+        assert taken_elsewhere(path, "v2")
+        other.communicate(timeout=60)
+    with locks.hold("stage", "v1"):
+        pass
+    shared.close()
+
+
+def test_a_lock_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="--state-dir"):
+        LockFile(str(tmp_path / "absent" / "locks"))

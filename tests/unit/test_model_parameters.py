@@ -5,13 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rds_csi.errors import InvalidArgument
-from rds_csi.model.connection import OPTIONS, ConnectionConfig, Option
+from rds_csi.model.connection import HOST_IFACE_KEY, OPTIONS, ConnectionConfig, Option
 from rds_csi.model.context import StageContext
 from rds_csi.model.parameters import MUTABLE_KEYS, Provisioning, VolumeParameters, parse_mutable
 from rds_csi.model.targets import FileTarget, NvmeTarget, target_from_context
 
+INTERFACE = st.from_regex(r"[A-Za-z0-9_.-]{1,15}", fullmatch=True).filter(lambda name: name not in (".", ".."))
+SMALL = frozenset(map(str, range(-1, 1000)))
 values = st.fixed_dictionaries(
-    {}, optional={option.key: st.integers(option.minimum, option.maximum).map(str) for option in OPTIONS}
+    {},
+    optional={option.key: st.integers(option.minimum, option.maximum).map(str) for option in OPTIONS}
+    | {HOST_IFACE_KEY: INTERFACE},
 )
 
 
@@ -26,6 +30,35 @@ def test_a_connection_config_survives_the_context(parameters: dict[str, str]) ->
         return
     config = ConnectionConfig.from_context(parameters)
     assert ConnectionConfig.from_context(config.to_context()) == config
+    # The whole way: StorageClass, VolumeContext of CreateVolume, the publish context, NodeStageVolume.
+    context = VolumeParameters.parse(parameters).to_context()
+    target = {"nqn": "nqn.2026-01.io.example:v", "nvmeAddress": "10.0.0.1"}
+    assert StageContext.parse({**target, **context}, {}).config == config
+    assert StageContext.parse(target, context).config == config
+    if parameters.keys() <= MUTABLE_KEYS:
+        assert ConnectionConfig.from_context(parse_mutable(parameters)) == config
+    assert {key: value for key, value in parameters.items() if key in context} == context
+
+
+@given(st.sampled_from(OPTIONS), st.text(max_size=3) | st.integers(-2, 999).map(str))
+def test_a_value_is_taken_only_as_it_is_written_back(option: Option, text: str) -> None:
+    if text in SMALL and int(text) in range(option.minimum, option.maximum + 1):
+        assert str(option.parse(text)) == text
+    elif text not in SMALL and len(text) < 4:
+        with pytest.raises(InvalidArgument, match=option.key):
+            option.parse(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", ".", "..", "a/b", "eth0,hostnqn=x", "eth 0", "e" * 16, "eth0\n", "éth0", "eth0:1", "\0"]
+)
+def test_what_is_no_interface_name_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="'hostIface'"):
+        ConnectionConfig.from_context({HOST_IFACE_KEY: name})
+
+
+def test_an_interface_can_be_changed_for_a_volume_that_exists() -> None:
+    assert parse_mutable({HOST_IFACE_KEY: "bond0.7"}) == {HOST_IFACE_KEY: "bond0.7"}
 
 
 def test_the_defaults_leave_the_context_empty() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rds_csi.errors import ConfigurationError
 from rds_csi.model.host import HostPaths
-from rds_csi.nvme.identity import FILE_NAME, load_identity
+from rds_csi.nvme.identity import FILE_NAME, BrokenPair, find_broken_pairs, find_identity, load_identity
 
 GIVEN_NQN = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555"
 GIVEN_ID = "11111111-2222-3333-4444-555555555555"
@@ -88,3 +88,44 @@ def test_a_pair_that_cannot_be_kept_is_refused_with_its_remedy(root: Path, tmp_p
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="writable"):
         load_identity(HostPaths(str(root)), str(tmp_path / "file"))
+
+
+def test_a_look_finds_what_a_start_would_take_and_makes_nothing(root: Path, tmp_path: Path) -> None:
+    host, state = HostPaths(str(root)), str(tmp_path / "state")
+    assert find_identity(host, state) is None
+    assert not (tmp_path / "state").exists()
+    kept = load_identity(host, state)
+    assert find_identity(host, state) == kept
+    write_pair(root, GIVEN_NQN, GIVEN_ID)
+    given = find_identity(host, state)
+    assert given is not None
+    assert (given.hostnqn, given.source) == (GIVEN_NQN, f"{root}/etc/nvme")
+    assert load_identity(host, state) == given
+
+
+def test_what_is_passed_over_is_told_with_its_reason(root: Path, tmp_path: Path) -> None:
+    host = HostPaths(str(root))
+    assert list(find_broken_pairs(host, str(tmp_path))) == []
+    (root / "etc/nvme/hostnqn").write_text(GIVEN_NQN)
+    (tmp_path / FILE_NAME).write_text(json.dumps({"hostnqn": GIVEN_NQN, "hostid": "x"}))
+    broken = [
+        BrokenPair(f"{root}/etc/nvme", "there is no hostid"),
+        BrokenPair(f"{tmp_path}/{FILE_NAME}", "the hostid is not a UUID: 'x'"),
+    ]
+    assert list(find_broken_pairs(host, str(tmp_path))) == broken
+    load_identity(host, str(tmp_path))
+    assert list(find_broken_pairs(host, str(tmp_path))) == broken[:1]
+    write_pair(root, GIVEN_NQN, GIVEN_ID)
+    assert list(find_broken_pairs(host, str(tmp_path))) == []
+
+
+@pytest.mark.parametrize("place", ["host/etc/nvme/hostnqn", f"state/{FILE_NAME}"])
+def test_a_pair_that_cannot_be_read_is_not_replaced_by_another(root: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    # Its first page is nobody's: EIO, as of a failing disk.
+    (tmp_path / place).symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error"):
+        find_identity(HostPaths(str(root)), str(tmp_path / "state"))
+    with pytest.raises(ConfigurationError, match=f"{tmp_path}/{place} cannot be read"):
+        load_identity(HostPaths(str(root)), str(tmp_path / "state"))
+    assert [path.name for path in tmp_path.rglob(FILE_NAME)] == ([FILE_NAME] if place.startswith("state") else [])

@@ -1,8 +1,14 @@
 """Sessions as sysfs shows them: every captured tree, and trees that vanish while they are read."""
 
+import errno
 import os
+import shutil
+import socket
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +16,7 @@ from hypothesis import strategies as st
 
 from rds_csi.model.devices import DeviceNumber
 from rds_csi.model.host import HostPaths
+from rds_csi.nvme.attributes import Directory, open_directory
 from rds_csi.nvme.sessions import OFF
 from rds_csi.nvme.sysfs import NvmeSysfs
 from tests.support.nvme_tree import HOSTID, HOSTNQN, NvmeTree, lay_out
@@ -60,6 +67,41 @@ EXPECTED: dict[str, Expected] = {
 }
 
 
+class Watched(Directory):
+    """A directory that calls ``before`` with the name ahead of every look into it."""
+
+    def __init__(self, inner: Directory, before: Callable[[str], None]) -> None:
+        self._inner = inner
+        self._before = before
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._inner.__exit__(kind, error, at)
+
+    def open(self, name: str) -> Directory | None:
+        self._before(name)
+        found = self._inner.open(name)
+        return Watched(found, self._before) if found is not None else None
+
+    def entries(self) -> dict[str, int]:
+        self._before("")
+        return self._inner.entries()
+
+    def read(self, name: str) -> str:
+        self._before(name)
+        return self._inner.read(name)
+
+
+def watched(host: HostPaths, before: Callable[[str], None]) -> NvmeSysfs:
+    def opener(path: str) -> Directory | None:
+        found = open_directory(path)
+        return Watched(found, before) if found is not None else None
+
+    return NvmeSysfs(host, opener)
+
+
 def name_of(dump: Path) -> str:
     return f"{dump.parent.name}/{dump.stem}"
 
@@ -92,6 +134,7 @@ def test_a_captured_tree_is_read(dump: Path, tmp_path: Path) -> None:
             assert namespace.size in (256 << 20, 512 << 20)
         for controller in session.controllers:
             assert (controller.transport, controller.hostnqn, controller.hostid) == ("tcp", HOSTNQN, HOSTID)
+            assert controller.cntrltype == "io"
             assert controller.traddr == "127.0.0.1"
             assert controller.portal in ("127.0.0.1:4420", "127.0.0.1:4421")
 
@@ -151,8 +194,21 @@ def test_a_machine_without_nvme_has_no_sessions(tmp_path: Path) -> None:
     assert sysfs.native_multipath()
 
 
-def test_multipath_that_is_off_is_seen(tmp_path: Path) -> None:
-    assert not NvmeSysfs(NvmeTree(tmp_path, multipath=False).host).native_multipath()
+@pytest.mark.parametrize("multipath", [True, False])
+def test_multipath_is_on_or_off_as_the_kernel_says(tmp_path: Path, multipath: bool) -> None:
+    assert NvmeSysfs(NvmeTree(tmp_path, multipath=multipath).host).native_multipath() == multipath
+
+
+def test_a_kernel_built_without_multipath_has_none(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.path("sys/module/nvme_core/parameters/multipath").unlink()
+    assert not NvmeSysfs(tree.host).native_multipath()
+
+
+def test_before_nvme_core_is_loaded_multipath_is_expected(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    shutil.rmtree(tree.path("sys/module/nvme_core"))
+    assert NvmeSysfs(tree.host).native_multipath()
 
 
 @settings(max_examples=60, deadline=None)
@@ -202,3 +258,262 @@ def test_an_attribute_that_cannot_be_read_is_an_error_and_not_an_absent_session(
     nqn.mkdir()
     with pytest.raises(IsADirectoryError):
         NvmeSysfs(tree.host).session(NQN)
+
+
+def test_a_look_at_one_session_costs_the_same_beside_many(tmp_path: Path) -> None:
+    looks = 0
+
+    def count(_: str) -> None:
+        nonlocal looks
+        looks += 1
+
+    def looks_of(nqn: str) -> int:
+        nonlocal looks
+        looks = 0
+        assert (sysfs.session(nqn) is not None) == (nqn == NQN)
+        return looks
+
+    tree = NvmeTree(tmp_path)
+    tree.add_namespace(tree.add_session(NQN))
+    sysfs = watched(tree.host, count)
+    sysfs.scan()
+    alone, absent_alone = looks_of(NQN), looks_of("nqn.2026-01.io.example:absent")
+    for number in range(100):
+        tree.add_session(f"{NQN}{number}")
+
+    assert looks_of(NQN) == alone
+    # New neighbours are read once, when one is looked for that is not where it was.
+    assert looks_of("nqn.2026-01.io.example:absent") == absent_alone + 100
+    assert looks_of("nqn.2026-01.io.example:absent") == absent_alone
+    assert looks_of(NQN) == alone
+
+
+def test_a_scan_is_linear(tmp_path: Path) -> None:
+    looks = 0
+
+    def count(_: str) -> None:
+        nonlocal looks
+        looks += 1
+
+    tree = NvmeTree(tmp_path)
+    sysfs = watched(tree.host, count)
+    costs = []
+    for _ in range(3):
+        for _ in range(10):
+            tree.add_namespace(tree.add_session(f"{NQN}{os.urandom(4).hex()}"))
+        sysfs.scan()
+        looks = 0
+        sysfs.scan()
+        costs.append(looks)
+    assert costs[2] - costs[1] == costs[1] - costs[0]
+
+
+def test_what_changes_is_read_at_every_look(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    device = tree.add_namespace(tree.add_session(NQN))
+    sysfs = NvmeSysfs(tree.host)
+    sysfs.scan()
+    tree.set_state(0, "connecting")
+    for attribute, value in {"ctrl_loss_tmo": "600", "address": "traddr=192.0.2.9,trsvcid=4421"}.items():
+        tree.path("sys/class/nvme/nvme0", attribute).write_text(value + "\n")
+    (device / "size").write_text("4096\n")
+
+    session = sysfs.session(NQN)
+
+    assert session is not None
+    controller = session.controllers[0]
+    assert (controller.state, controller.ctrl_loss_tmo, controller.portal) == ("connecting", 600, "192.0.2.9:4421")
+    assert session.namespaces[0].size == 4096 * 512
+    assert sysfs.scan().session(NQN) == session
+
+
+def test_a_subsystem_that_took_the_name_of_another_is_read_anew(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN)
+    tree.add_session(f"{NQN}-next")
+    sysfs = NvmeSysfs(tree.host)
+    sysfs.scan()
+    classes = tree.path("sys/class/nvme-subsystem")
+    os.replace(classes / "nvme-subsys1", classes / "nvme-subsys0")
+
+    assert sysfs.session(NQN) is None
+    found = sysfs.session(f"{NQN}-next")
+    assert found is not None
+    assert found.subsystem == "nvme-subsys0"
+
+
+def test_a_link_to_a_controller_of_another_subsystem_is_not_followed_into_the_session(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN)
+    other = tree.add_session(f"{NQN}-other")
+    tree.path("sys/devices/virtual/nvme-subsystem/nvme-subsys0", f"nvme{other}").symlink_to(
+        f"../../nvme-fabrics/ctl/nvme{other}"
+    )
+    session = NvmeSysfs(tree.host).session(NQN)
+    assert session is not None
+    assert [controller.name for controller in session.controllers] == ["nvme0"]
+
+
+@pytest.mark.parametrize("kind", ["discovery", "admin"])
+def test_the_type_of_a_controller_is_seen(tmp_path: Path, kind: str) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN)
+    tree.path("sys/class/nvme/nvme0/cntrltype").write_text(kind + "\n")
+    session = NvmeSysfs(tree.host).session(NQN)
+    assert session is not None
+    assert session.controllers[0].cntrltype == kind
+
+
+def test_a_kernel_that_does_not_show_the_type_of_a_controller_is_fine(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN)
+    tree.path("sys/class/nvme/nvme0/cntrltype").unlink()
+    session = NvmeSysfs(tree.host).session(NQN)
+    assert session is not None
+    assert session.controllers[0].cntrltype == ""
+
+
+def test_an_nqn_of_223_bytes_is_read_whole(tmp_path: Path) -> None:
+    nqn = "nqn.2026-01.io.example:".ljust(223, "x")
+    tree = NvmeTree(tmp_path)
+    tree.add_session(nqn)
+    tree.add_session(nqn[:-1])
+    session = NvmeSysfs(tree.host).session(nqn)
+    assert session is not None
+    assert (session.nqn, session.subsystem) == (nqn, "nvme-subsys0")
+
+
+def test_a_hidden_path_is_not_a_device(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    device = tree.add_namespace(tree.add_session(NQN))
+    shutil.copytree(device, tree.path("sys/class/nvme/nvme0/nvme0c0n1"))
+    session = NvmeSysfs(tree.host).session(NQN)
+    assert session is not None
+    assert [namespace.device for namespace in session.namespaces] == ["nvme0n1"]
+
+
+def test_an_attribute_that_must_not_be_read_is_not_there(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN)
+    attribute = tree.path("sys/devices/virtual/nvme-fabrics/ctl/nvme0/ctrl_loss_tmo")
+    attribute.unlink()
+    # ENXIO even for root, whom a mode does not stop.
+    descriptor = os.open(attribute.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as listener:
+        # The path itself is longer than a socket's name may be.
+        listener.bind(f"/proc/self/fd/{descriptor}/{attribute.name}")
+    os.close(descriptor)
+    session = NvmeSysfs(tree.host).session(NQN)
+    assert session is not None
+    assert session.controllers[0].ctrl_loss_tmo is None
+    assert session.is_live
+
+
+def test_running_out_of_descriptors_is_an_error_and_not_an_absence(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN)
+
+    def exhausted(_: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    sysfs = watched(tree.host, exhausted)
+    with pytest.raises(OSError, match="Too many open files"):
+        sysfs.session(NQN)
+    with pytest.raises(OSError, match="Too many open files"):
+        sysfs.scan()
+
+
+# In the order in which the kernel takes them away: drivers/base/core.c, drivers/nvme/host/sysfs.c.
+NAMESPACE_ATTRIBUTES = ("dev", "uuid", "nguid", "nsid", "size")
+CONTROLLER_ATTRIBUTES = (
+    "transport",
+    "subsysnqn",
+    "address",
+    "state",
+    "hostnqn",
+    "hostid",
+    "ctrl_loss_tmo",
+    "reconnect_delay",
+    "fast_io_fail_tmo",
+    "kato",
+    "cntrltype",
+)
+
+
+def removal(tree: NvmeTree, number: int, *, multipath: bool) -> Iterator[None]:
+    """The disconnect of a session with one controller and one namespace, one small step at each ``next``."""
+    subsystem = tree.path(f"sys/devices/virtual/nvme-subsystem/nvme-subsys{number}")
+    controller = tree.path(f"sys/devices/virtual/nvme-fabrics/ctl/nvme{number}")
+    namespace = (subsystem if multipath else controller) / f"nvme{number}n1"
+    for directory, attributes in ((namespace, NAMESPACE_ATTRIBUTES), (controller, CONTROLLER_ATTRIBUTES)):
+        for attribute in attributes:
+            (directory / attribute).unlink()
+            yield
+        shutil.rmtree(directory)
+        yield
+    (subsystem / f"nvme{number}").unlink()
+    yield
+    tree.path(f"sys/class/nvme-subsystem/nvme-subsys{number}").unlink()
+    yield
+    shutil.rmtree(subsystem)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), multipath=st.booleans(), warm=st.booleans())
+def test_sessions_that_vanish_during_a_look_are_whole_or_not_there(
+    data: st.DataObject, multipath: bool, warm: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tree = NvmeTree(tmp_path_factory.mktemp("tree"), multipath=multipath)
+    for number in range(3):
+        device = tree.add_namespace(tree.add_session(f"{NQN}{number}"), uuid=f"00000000-0000-4000-8000-{number:012}")
+        (device / "nguid").write_text(f"00000000-0000-4000-8000-{number:012}\n")
+    whole = NvmeSysfs(tree.host).scan()
+    going = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=3, unique=True))
+    steps = (step for number in going for step in removal(tree, number, multipath=multipath))
+    # Between two looks the kernel takes no step, some or many.
+    pace = iter(data.draw(st.lists(st.sampled_from((0, 0, 0, 0, 1, 2, 3, 20)), min_size=150, max_size=150)))
+    started = False
+
+    def meanwhile(_: str) -> None:
+        for _step in range(next(pace, 0) if started else 0):
+            next(steps, None)
+
+    sysfs = watched(tree.host, meanwhile)
+    if warm:
+        sysfs.scan()
+    started = True
+    seen = [sysfs.session(f"{NQN}{data.draw(st.integers(0, 2))}"), *map(sysfs.scan().session, whole.by_nqn)]
+
+    for session in filter(None, seen):
+        before = whole.session(session.nqn)
+        assert before is not None
+        assert session.subsystem == before.subsystem
+        assert set(session.controllers) <= set(before.controllers)
+        assert set(session.namespaces) <= set(before.namespaces)
+    for staying in {0, 1, 2} - set(going):
+        assert seen[1 + staying] == whole.session(f"{NQN}{staying}")
+
+
+@pytest.mark.parametrize("multipath", [True, False])
+@pytest.mark.parametrize("attribute", [*NAMESPACE_ATTRIBUTES, *CONTROLLER_ATTRIBUTES, "nvme0n1", "nvme0", ""])
+def test_a_session_that_goes_at_any_attribute_is_whole_or_not_there(
+    tmp_path: Path, attribute: str, multipath: bool
+) -> None:
+    for taken in (1, 2, 3, 7, 13, 19):
+        tree = NvmeTree(tmp_path / str(taken), multipath=multipath)
+        device = tree.add_namespace(tree.add_session(NQN), uuid=f"{1:032x}")
+        (device / "nguid").write_text(f"{1:032x}\n")
+        whole = NvmeSysfs(tree.host).session(NQN)
+        assert whole is not None
+        steps = removal(tree, 0, multipath=multipath)
+
+        def meanwhile(name: str, steps: Iterator[None] = steps, taken: int = taken) -> None:
+            if name == attribute:
+                for _ in range(taken):
+                    next(steps, None)
+
+        session = watched(tree.host, meanwhile).session(NQN)
+
+        if session is not None:
+            assert set(session.controllers) <= set(whole.controllers)
+            assert set(session.namespaces) <= set(whole.namespaces)

@@ -1,14 +1,19 @@
-"""The HTTP endpoint: three paths, and nothing that a stranger sends does harm."""
+"""The HTTP endpoint: its few paths, and nothing that a stranger sends does harm."""
 
 import asyncio
+import json
+import os
+import socket
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from rds_csi.errors import ConfigurationError
 from rds_csi.metrics import Metrics
-from rds_csi.rpc.http import HttpEndpoint
+from rds_csi.rpc.http import Document, HttpEndpoint
 from tests.support.rpc import eventually, open_descriptors
 
 
@@ -114,3 +119,87 @@ async def test_an_address_that_cannot_be_had_is_told() -> None:
         other = HttpEndpoint(f"127.0.0.1:{http.port}", Metrics(), healthy=well, ready=well)
         with pytest.raises(ConfigurationError, match=r"cannot listen on .* Choose another --http-endpoint"):
             await other.start()
+
+
+async def operations() -> object:
+    return [{"key": "pvc-1", "step": "mkfs.ext4 läuft"}]
+
+
+async def unwritable() -> object:
+    return {"key": object()}
+
+
+async def broken_document() -> object:
+    raise RuntimeError("internal detail")
+
+
+@asynccontextmanager
+async def unix_endpoint(path: Path, document: Document = operations) -> AsyncIterator[HttpEndpoint]:
+    http = HttpEndpoint(f"unix:{path}", Metrics(), healthy=well, ready=well, documents={"/operations": document})
+    await http.start()
+    try:
+        yield http
+    finally:
+        await http.close()
+
+
+async def ask_unix(path: Path, target: str, method: str = "GET") -> tuple[str, str]:
+    """Head and body of the answer."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return head, body
+
+
+async def test_a_document_is_served_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "status.sock"
+    async with unix_endpoint(path) as http:
+        head, body = await ask_unix(path, "/operations")
+        assert head.startswith("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+        assert json.loads(body) == await operations()
+        assert (await ask_unix(path, "/operations", "HEAD"))[1] == ""
+        assert (await ask_unix(path, "/healthz"))[1] == "ok\n"
+        assert (await ask_unix(path, "/nope"))[1] == "there are /metrics, /healthz, /readyz, /operations\n"
+        assert http.port == 0
+
+
+@pytest.mark.parametrize(("document", "name"), [(broken_document, "RuntimeError"), (unwritable, "TypeError")])
+async def test_a_document_that_cannot_be_made_is_a_problem_without_its_details(
+    tmp_path: Path, document: Document, name: str
+) -> None:
+    path = tmp_path / "status.sock"
+    async with unix_endpoint(path, document):
+        head, body = await ask_unix(path, "/operations")
+    assert head.startswith("HTTP/1.1 503 ")
+    assert body == f"the check failed: {name}\n"
+
+
+async def test_the_unix_socket_is_for_its_owner_alone_and_goes_with_the_endpoint(tmp_path: Path) -> None:
+    path = tmp_path / "status.sock"
+    before = open_descriptors()
+    async with unix_endpoint(path):
+        mode = os.lstat(path).st_mode
+        assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
+    assert not os.path.lexists(path)  # noqa: ASYNC240 - a test may block
+    assert open_descriptors() <= before + 1
+
+
+async def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "status.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    async with unix_endpoint(path):
+        assert (await ask_unix(path, "/healthz"))[1] == "ok\n"
+        other = HttpEndpoint(f"unix:{path}", Metrics(), healthy=well, ready=well)
+        with pytest.raises(ConfigurationError, match="another program answers"):
+            await other.start()
+        await other.close()
+        assert (await ask_unix(path, "/healthz"))[1] == "ok\n"
+
+
+@pytest.mark.parametrize("address", ["unix:relative", "unix:/" + "x" * 120])
+async def test_a_path_that_is_none_is_told(address: str) -> None:
+    with pytest.raises(ConfigurationError):
+        await HttpEndpoint(address, Metrics(), healthy=well, ready=well).start()

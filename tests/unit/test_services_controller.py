@@ -1,7 +1,7 @@
 """The controller and group services on a real array of image files."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,11 @@ from rds_csi.errors import (
 from rds_csi.locks import OperationLocks
 from rds_csi.model.host import HostPaths
 from rds_csi.model.sizes import MIB
+from rds_csi.model.volumes import HealthProblem, HealthStatus
 from rds_csi.process import ProcessRunner
 from rds_csi.services.controller import ControllerService
 from rds_csi.services.groups import GroupControllerService
+from rds_csi.services.listing import NodeHealth
 from rds_csi.services.nodes import NamedNodes
 from rds_csi.workers import Workers
 
@@ -63,7 +65,7 @@ def publication(
 class World:
     """Both services, their array, and the locks that they share."""
 
-    def __init__(self, array: LocalArray, limit: int = 0) -> None:
+    def __init__(self, array: LocalArray, limit: int = 0, node_health: NodeHealth | None = None) -> None:
         self.array = array
         self.locks = OperationLocks()
         self.service = ControllerService(
@@ -73,6 +75,7 @@ class World:
             locks=self.locks,
             max_volumes_per_node=limit,
             topology=HERE,
+            node_health=node_health,
         )
         self.groups = GroupControllerService(array, locks=self.locks, topology=HERE)
 
@@ -414,3 +417,25 @@ async def test_a_group_is_made_once_got_and_deleted_as_a_whole(world: World) -> 
         await world.groups.delete_volume_group_snapshot(delete)
     with pytest.raises(NotFound):
         await world.groups.get_volume_group_snapshot(csi.GetVolumeGroupSnapshotRequest(group_snapshot_id="group"))
+
+
+async def test_health_has_what_the_node_of_the_same_process_says(array: LocalArray) -> None:
+    problem = HealthProblem(HealthStatus.INACCESSIBLE, "DeviceLost", "delete the pods")
+
+    async def node_health(volume_id: str) -> Sequence[HealthProblem]:
+        return [problem] if volume_id == "pvc-1" else []
+
+    world = World(array, node_health=node_health)
+    for name in ("pvc-1", "pvc-2"):
+        await world.volume(name)
+    reasons = {}
+    for volume_id in ("pvc-1", "pvc-2"):
+        answer = await world.service.controller_get_volume_health(
+            csi.ControllerGetVolumeHealthRequest(volume_id=volume_id)
+        )
+        reasons[volume_id] = [entry.reason for entry in answer.volume_health.health_statuses]
+    assert reasons == {"pvc-1": ["DeviceLost"], "pvc-2": []}
+    listed = await world.service.controller_list_volume_health(csi.ControllerListVolumeHealthRequest())
+    assert [entry.volume_id for entry in listed.entries] == ["pvc-1"]
+    with pytest.raises(NotFound):
+        await world.service.controller_get_volume_health(csi.ControllerGetVolumeHealthRequest(volume_id="pvc-3"))

@@ -19,6 +19,7 @@ from rds_csi.errors import (
 from rds_csi.filesystem.memory import MemoryFilesystems, MemoryStageRecords
 from rds_csi.filesystem.protocol import Content
 from rds_csi.locks import OperationLocks
+from rds_csi.model.devices import Device, DeviceNumber
 from rds_csi.model.records import FormatState
 from rds_csi.model.sizes import GIB
 from rds_csi.model.targets import FileTarget
@@ -52,6 +53,8 @@ class World:
         self.filesystems = MemoryFilesystems()
         self.records = MemoryStageRecords()
         self.locks = OperationLocks()
+        # By target identity: what the keeper of sessions says.
+        self.troubles: dict[str, str] = {}
         self.context = {**TARGET.to_context(), "size": str(GIB), "attachment": "token-1"}
         self.connector.sizes[TARGET] = GIB
         self.start()
@@ -68,6 +71,7 @@ class World:
             boot_id=boot_id,
             new_uuid=lambda: "11111111-1111-4111-8111-111111111111",
             topology={"topology.example/node": "n1"},
+            trouble=lambda target: self.troubles.get(target.identity, ""),
         )
 
     async def stage(self, wanted: csi.VolumeCapability | None = None, path: str = STAGING) -> None:
@@ -102,6 +106,18 @@ class World:
     async def unpublish(self, path: str = POD) -> None:
         await self.service.node_unpublish_volume(csi.NodeUnpublishVolumeRequest(volume_id="v1", target_path=path))
 
+    async def health(self) -> dict[str, tuple[str, str]]:
+        """Reason → status and message."""
+        answer = await self.service.node_get_volume_health(csi.NodeGetVolumeHealthRequest(volume_id="v1"))
+        return {entry.reason: (str(entry.status.name), entry.message) for entry in answer.volume_health.health_statuses}
+
+    async def replace_device(self) -> None:
+        """The kernel gives the device up while it is in use, and the volume comes back as another one."""
+        await self.connector.disconnect(TARGET)
+        if self.filesystems.contents:
+            self.reconnect()
+        await self.connector.connect(TARGET, self.connector.read_context(self.context)[1])
+
     async def mounted(self) -> list[str]:
         return sorted(mount.path for mount in (await self.filesystems.mount_table()).mounts)
 
@@ -116,6 +132,10 @@ class World:
     def forget(self) -> None:
         """What was done so far is not counted."""
         self.filesystems.operations.clear()
+
+
+async def unreachable() -> None:
+    raise AssertionError("a mount was looked at that may be dead: this can hang")
 
 
 @pytest.fixture
@@ -580,6 +600,106 @@ async def test_health_names_what_is_wrong(world: World) -> None:
     assert await reasons() == ["SessionUnhealthy", "NotMounted"]
     await world.connector.disconnect(TARGET)
     assert await reasons() == ["DeviceGone"]
+
+
+async def test_health_tells_what_is_done_about_a_session_and_since_when(world: World) -> None:
+    await world.stage()
+    world.connector.problems[TARGET] = "not every path is up"
+    world.troubles[TARGET.identity] = "away since 2026-11-21 10:00:00 UTC"
+    assert await world.health() == {"SessionUnhealthy": ("DEGRADED", "away since 2026-11-21 10:00:00 UTC")}
+    world.connector.problems.clear()
+    world.troubles[TARGET.identity] = "not connected through 192.0.2.2:4420"
+    assert await world.health() == {"SessionUnhealthy": ("DEGRADED", "not connected through 192.0.2.2:4420")}
+    world.troubles.clear()
+    assert await world.health() == {}
+
+
+async def test_health_of_a_dead_mount_says_what_a_person_must_do_until_it_is_done(world: World) -> None:
+    await world.stage()
+    await world.publish()
+    await world.connector.disconnect(TARGET)
+    world.troubles[TARGET.identity] = "given up by the kernel since 10:00"
+    health = await world.health()
+    assert health["DeviceGone"] == (
+        "INACCESSIBLE",
+        "the volume has no device on this node: given up by the kernel since 10:00",
+    )
+    assert "has no device now" in health["DeviceLost"][1]
+    world.troubles.clear()
+    await world.replace_device()
+    world.filesystems.before["usage"] = unreachable
+    (status, message) = (await world.health())["DeviceLost"]
+    assert status == "INACCESSIBLE"
+    assert "volume v1 is /dev/memory/2 (0:2) now" in message
+    assert f"{STAGING} is still of /dev/memory/1 (0:1)" in message
+    assert "Delete the pods that use it on this node" in message
+    await world.unpublish()
+    await world.unstage()
+    await world.stage()
+    await world.publish()
+    assert await world.health() == {}
+
+
+async def test_nothing_is_staged_or_published_over_a_dead_mount_and_the_error_says_why(world: World) -> None:
+    await world.stage()
+    await world.publish()
+
+    async def assert_refused() -> None:
+        for call in (world.stage(), world.publish(path=OTHER_POD)):
+            with pytest.raises(FailedPrecondition, match="Delete the pods that use it on this node"):
+                await call
+
+    await world.connector.disconnect(TARGET)
+    await assert_refused()
+    await world.replace_device()
+    await assert_refused()
+    with pytest.raises(FailedPrecondition, match="Delete the pods"):
+        await world.service.node_get_volume_stats(csi.NodeGetVolumeStatsRequest(volume_id="v1", volume_path=POD))
+
+
+async def test_a_volume_that_came_back_is_not_forgotten_while_pods_have_its_dead_mounts(world: World) -> None:
+    await world.stage()
+    await world.publish()
+    await world.replace_device()
+    with pytest.raises(FailedPrecondition, match=POD):
+        await world.unstage()
+    await world.unpublish()
+    await world.unstage()
+    assert await world.mounted() == []
+    assert not world.connector.connected
+
+
+async def test_a_block_node_of_a_device_that_was_given_up_is_told_and_keeps_the_record(world: World) -> None:
+    await world.stage(capability(block=True))
+    await world.publish(capability(block=True))
+    await world.replace_device()
+    (status, message) = (await world.health())["DeviceLost"]
+    assert status == "INACCESSIBLE"
+    assert f"{POD} is still of the device 0:1" in message
+    with pytest.raises(FailedPrecondition, match=POD):
+        await world.unstage()
+    await world.unpublish()
+    assert await world.health() == {}
+    await world.publish(capability(block=True))
+    assert await world.health() == {}
+
+
+async def test_a_foreign_mount_at_the_staging_path_is_named(world: World) -> None:
+    await world.stage()
+    await world.filesystems.unmount(STAGING)
+    world.filesystems.contents["/dev/sda1"] = Content("ext4", "u", False, "")
+    await world.filesystems.mount(Device("/dev/sda1", DeviceNumber(8, 1), GIB), STAGING, "ext4", ())
+    assert await world.health() == {
+        "NotMounted": ("INACCESSIBLE", f"/dev/sda1, which is not this volume, is mounted at {STAGING}")
+    }
+
+
+async def test_the_controller_of_the_same_process_is_told_of_staged_volumes_only(world: World) -> None:
+    assert await world.service.health_problems("v1") == []
+    await world.stage()
+    assert await world.service.health_problems("v1") == []
+    await world.connector.disconnect(TARGET)
+    assert [problem.reason for problem in await world.service.health_problems("v1")] == ["DeviceGone", "DeviceLost"]
 
 
 @pytest.mark.parametrize("path", ["", "relative", "/a/../b", "/", "/a\nb", "/" + "a" * 5000])

@@ -54,6 +54,13 @@ def test_both_spellings_of_a_unix_socket_mean_the_same(endpoint: str) -> None:
         ("driver_name", "under_score"),
         ("nqn_prefix", ""),
         ("nqn_prefix", "nqn.2000-02.com.mikrotik"),
+        ("nqn_prefix", "nqn.2000-02.com.mikrotik:"),
+        ("max_connects", "0"),
+        ("grace", "-1"),
+        ("grace", "nan"),
+        ("sweep_interval", "inf"),
+        ("interval", "soon"),
+        ("dry_run", "perhaps"),
         ("state_dir", "relative"),
         ("host_root", ""),
         ("max_volumes_per_node", "-1"),
@@ -86,3 +93,16 @@ def test_every_setting_has_a_flag_with_help_and_a_variable() -> None:
     for name in Settings.model_fields:
         assert flag_of(name) in text
         assert f"RDS_CSI_{name.upper()}" in text
+
+
+def test_a_switch_is_a_flag_without_a_value_or_a_variable_with_one() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, "dry_run", "sweep_unused")
+    settings = load_settings(vars(parser.parse_args(["--dry-run"])))
+    assert (settings.dry_run, settings.sweep_unused) == (True, False)
+    os.environ["RDS_CSI_SWEEP_UNUSED"] = "true"
+    assert load_settings({}).sweep_unused
+
+
+def test_a_prefix_of_one_cluster_on_a_vendors_server_is_fine() -> None:
+    assert load_settings({"nqn_prefix": "nqn.2000-02.com.mikrotik:pvc-"}).nqn_prefix.endswith("pvc-")

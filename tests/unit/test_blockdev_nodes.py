@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rds_csi.connectors.nodes import BlockNodes
+from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from rds_csi.model.oserrors import as_driver_error, as_look_error
 

@@ -1,15 +1,12 @@
 """Who uses a block device: asked of the kernel before a device is taken away (lessons I10: never of lsof)."""
 
 import os
-import re
 
-from rds_csi.connectors.nodes import BlockNodes
+from rds_csi.blockdev.mounts import parse_mounts
+from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.model.devices import DeviceNumber
 from rds_csi.model.host import HostPaths
 from rds_csi.model.oserrors import GONE
-
-# proc_pid_mountinfo(5): blanks, tabs, newlines and backslashes are written as three octal digits.
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def why_in_use(host: HostPaths, name: str, path: str, nodes: BlockNodes) -> str:
@@ -20,7 +17,7 @@ def why_in_use(host: HostPaths, name: str, path: str, nodes: BlockNodes) -> str:
     OSError when it cannot be looked at, which never means "free".
     """
     directories = _with_partitions(f"{host.sys}/block/{name}")
-    holders = sorted(holder for directory in directories for holder in _names(f"{directory}/holders"))
+    holders = sorted(holder for directory in directories for holder in list_names(f"{directory}/holders"))
     if holders:
         return f"it is held by {', '.join(holders)}"
     mounted = _mount_point(host, {number for directory in directories if (number := _number(directory))}, path)
@@ -34,12 +31,12 @@ def why_in_use(host: HostPaths, name: str, path: str, nodes: BlockNodes) -> str:
 
 
 def _with_partitions(directory: str) -> list[str]:
-    parts = [f"{directory}/{name}" for name in _names(directory)]
-    return [directory, *(part for part in parts if _read(f"{part}/partition"))]
+    parts = [f"{directory}/{name}" for name in list_names(directory)]
+    return [directory, *(part for part in parts if read_text(f"{part}/partition"))]
 
 
 def _number(directory: str) -> DeviceNumber | None:
-    text = _read(f"{directory}/dev").strip()
+    text = read_text(f"{directory}/dev").strip()
     return DeviceNumber.parse(text) if text else None
 
 
@@ -47,20 +44,19 @@ def _mount_point(host: HostPaths, numbers: set[DeviceNumber], path: str) -> str:
     wanted = {str(number) for number in numbers}
     # The source is the path under which the mounting process saw the node: without the host root.
     sources = {path, "/dev/" + os.path.basename(path)}
-    for line in _read(f"{host.proc}/self/mountinfo").splitlines():
-        fields, _, tail = line.partition(" - ")
-        words, source = fields.split(" "), tail.split(" ")[1:2]
-        if len(words) > 4 and (words[2] in wanted or (source and source[0] in sources)):
-            return _OCTAL.sub(lambda match: chr(int(match[1], 8)), words[4])
+    for mount in parse_mounts(read_text(f"{host.proc}/self/mountinfo")):
+        if mount.number in wanted or mount.source in sources:
+            return mount.path
     return ""
 
 
 def _is_swap(host: HostPaths, path: str) -> bool:
-    used = {line.split(" ")[0] for line in _read(f"{host.proc}/swaps").splitlines()[1:]}
+    used = {line.split(" ")[0] for line in read_text(f"{host.proc}/swaps").splitlines()[1:]}
     return not used.isdisjoint({path, "/dev/" + os.path.basename(path)})
 
 
-def _names(directory: str) -> list[str]:
+def list_names(directory: str) -> list[str]:
+    """What is in ``directory``; nothing when it is gone."""
     try:
         return os.listdir(directory)
     except OSError as error:
@@ -69,7 +65,8 @@ def _names(directory: str) -> list[str]:
         raise
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """The file's content; "" when it is gone."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:
             return stream.read()

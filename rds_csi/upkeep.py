@@ -1,0 +1,124 @@
+"""What a node does about its NVMe sessions besides answering calls: keeps those of staged volumes, sweeps orphans."""
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import anyio
+
+from rds_csi.arrays.protocol import Array
+from rds_csi.blockdev.users import DeviceUsers
+from rds_csi.connectors.nvme_connector import NvmeConnector
+from rds_csi.errors import DriverError
+from rds_csi.locks import OperationLocks
+from rds_csi.model.records import StageRecord
+from rds_csi.model.targets import NvmeTarget, Target
+from rds_csi.nvme.keeper import SessionKeeper
+from rds_csi.nvme.orphans import OrphanCleaner
+from rds_csi.nvme.session_metrics import SessionFigures
+from rds_csi.nvme.sightings import FILE_NAME, Sightings
+from rds_csi.parts import Machine
+from rds_csi.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Seconds. The socket answers after this long, however far the sweep has come (design, section 6).
+FIRST_SWEEP_SECONDS = 120.0
+
+Records = Callable[[], Awaitable[Sequence[StageRecord]]]
+Moved = Callable[[], Awaitable[frozenset[str]]]
+
+
+# The lock file of the state directory, which servers and the ``sweep`` command share.
+LOCK_FILE = "locks"
+
+
+class Upkeep:
+    """The background work of a node whose connector has NVMe sessions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: Machine,
+        connector: NvmeConnector,
+        *,
+        records: Records,
+        staged: Records,
+        locks: OperationLocks,
+        moved: Moved,
+        boot_id: str,
+    ) -> None:
+        """``records`` gives all stage records, ``staged`` those of volumes that are staged now; ``locks`` are the node
+        service's; ``moved`` the NQNs of volumes that are known to be attached elsewhere and not here."""
+        self._interval = settings.sweep_interval
+        self._keeper = SessionKeeper(
+            connector.resolver,
+            connector.uevents,
+            staged=staged,
+            attempt=connector.attempt,
+            drop=connector.disconnect,
+            locks=locks,
+            metrics=machine.metrics,
+        )
+        self._cleaner = OrphanCleaner(
+            connector.resolver,
+            DeviceUsers(machine.host, machine.workers),
+            Sightings(machine.workers, path=os.path.join(settings.state_dir, FILE_NAME), boot_id=boot_id),
+            disconnect=connector.drop,
+            staged=records,
+            locks=locks,
+            moved=moved,
+            prefix=settings.nqn_prefix,
+            grace=settings.grace,
+            sweep_unused=settings.sweep_unused,
+            dry_run=settings.dry_run,
+            metrics=machine.metrics,
+        )
+        machine.metrics.before_scrape(SessionFigures(connector.resolver, machine.metrics, settings.nqn_prefix).refresh)
+
+    def trouble(self, target: Target) -> str:
+        """What is being done about the session of ``target``, in one sentence; "" when all is well."""
+        return self._keeper.trouble(target.nqn) if isinstance(target, NvmeTarget) else ""
+
+    async def troubles(self) -> Mapping[str, str]:
+        """The same for every staged volume that has any, by NQN."""
+        return self._keeper.troubles()
+
+    async def before_serving(self) -> None:
+        """The first sweep, before a call can come: best effort, whatever happens the server starts."""
+        with anyio.move_on_after(FIRST_SWEEP_SECONDS) as scope:
+            await self._cleaner.attempt()
+        if scope.cancelled_caught:
+            log.warning("the first sweep was given up after %g s; the next one goes on", FIRST_SWEEP_SECONDS)
+
+    async def run(self) -> None:
+        """For ever: keep the sessions of staged volumes, and sweep."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keeper.run)
+            if self._interval > 0:
+                tasks.start_soon(self._cleaner.run, self._interval)
+
+
+async def nothing_moved() -> frozenset[str]:
+    """Nobody tells this node what is attached elsewhere."""
+    return frozenset()
+
+
+def moved_by(array: Array, node_id: str) -> Moved:
+    """The NQNs of volumes that the array has attached to other nodes and not to this one; none while it is away."""
+
+    async def moved() -> frozenset[str]:
+        try:
+            volumes = await array.list_volumes()
+        except DriverError as error:
+            log.debug("the array does not tell what is attached elsewhere: %s", error)
+            return frozenset()
+        return frozenset(
+            volume.target.nqn
+            for volume in volumes
+            if isinstance(volume.target, NvmeTarget)
+            and volume.attachments
+            and all(item.node.node_id != node_id for item in volume.attachments)
+        )
+
+    return moved
