@@ -105,14 +105,16 @@ def kernel(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Speed and memory, as a table (root)."""
+    """Speed and memory, as tables: on this machine, then over NVMe/TCP in a virtual machine (root)."""
     need_root(session)
     install_debian(session, "tests/integration/packages.txt")
+    install_debian(session, "tests/vm/packages.txt")
     install_driver(session)
     sources = b"".join(path.read_bytes() for path in sorted(Path("benchmarks/load").iterdir()))
     version = hashlib.sha256(sources).hexdigest()[:16]
     load = install_go_program(session, "load", version, "-C", "benchmarks/load", ".")
-    session.run("python", "-m", "benchmarks", load, *session.posargs)
+    session.run("python", "-m", "benchmarks", load)
+    session.run("python", "-m", "benchmarks.nvme", *session.posargs)
 
 
 @nox.session
