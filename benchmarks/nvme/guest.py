@@ -66,7 +66,7 @@ class Bench:
         """One volume's life beside many sessions."""
         self._crowd.grow(CROWD)
         for connector in self._flags.connector:
-            crowded = self._lives(connector, 2 if self._flags.quick else 5)
+            crowded = self._lives(connector, 2 if self._flags.quick else 3)
             yield from lives.figures(crowded)
             if connector in self._alone:
                 yield from lives.crowd_figures(self._alone[connector], crowded)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rds_csi.blockdev.usage import list_names, read_text
@@ -33,23 +33,40 @@ class Names:
 
 
 def read_names(sys: str, disks: Iterable[Disk]) -> Names:
-    """Blocking."""
-    parts: dict[str, tuple[str, ...]] = {}
+    """Blocking: looks into the directory of each disk, which has forty entries and more."""
+    parts: dict[str, list[str]] = {}
+    for disk in disks:
+        prefix = f"{disk.name}p"
+        entries = (name for name in list_names(f"{sys}/block/{disk.name}") if name.startswith(prefix))
+        parts[disk.name] = [name for name in entries if disk_of(name) == disk.name]
+    return _names(f"{sys}/block", disks, parts)
+
+
+def read_names_at_once(sys: str, disks: Iterable[Disk]) -> Names:
+    """Blocking: the same for hundreds of disks, by one listing of all block devices."""
+    disks = tuple(disks)
+    listed = list_names(f"{sys}/class/block")
+    if not listed:
+        return read_names(sys, disks)
+    parts: dict[str, list[str]] = {disk.name: [] for disk in disks}
+    for name in listed:
+        disk = disk_of(name)
+        if disk != name and disk in parts:
+            parts[disk].append(name)
+    return _names(f"{sys}/block", disks, parts)
+
+
+def _names(directory: str, disks: Iterable[Disk], parts: Mapping[str, Sequence[str]]) -> Names:
     by_name: dict[str, str] = {}
     by_number: dict[str, str] = {}
     for disk in disks:
         by_number[str(disk.number)] = by_name[disk.name] = disk.name
-        directory = f"{sys}/block/{disk.name}"
-        # A disk's directory has forty entries and more: those with names of its partitions are partitions.
-        prefix = f"{disk.name}p"
-        found = [name for name in list_names(directory) if name.startswith(prefix) and disk_of(name) == disk.name]
-        parts[disk.name] = tuple(sorted(found))
-        for part in found:
+        for part in parts[disk.name]:
             by_name[part] = disk.name
-            number = read_text(f"{directory}/{part}/dev").strip()
+            number = read_text(f"{directory}/{disk.name}/{part}/dev").strip()
             if number:
                 by_number[number] = disk.name
-    return Names(parts, by_name, by_number)
+    return Names({name: tuple(sorted(found)) for name, found in parts.items()}, by_name, by_number)
 
 
 def disk_of(name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 
-from rds_csi.blockdev.disks import Disk, Names, disk_of, node_name, read_names
+from rds_csi.blockdev.disks import Disk, Names, disk_of, node_name, read_names, read_names_at_once
 from rds_csi.blockdev.mounts import Mounted, decode, parse_mounts
 from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.blockdev.programs import look_at_programs
@@ -31,6 +31,9 @@ _LOOP = re.compile(r"loop\d+")
 _NVME_DISK = re.compile(r"nvme\d+n\d+")
 # include/uapi/linux/major.h, BLOCK_EXT_MAJOR: of NVMe namespaces among others.
 _EXTENDED_MAJOR = "259:"
+
+
+ReadNames = Callable[[str, Iterable[Disk]], Names]
 
 
 def _nothing() -> Mapping[str, Sequence[str]]:
@@ -75,18 +78,21 @@ class DeviceUsers:
     async def look(self, disks: Sequence[Disk]) -> Uses:
         """Mounts of this and of the host's (pid 1) mount namespace, holders, swaps and loop devices; partitions count
         for their disk. Linear in the disks and mounts."""
-        return await self._guarded(partial(_look, self._host, disks), "the tables of mounts and devices")
+        look = partial(_look, self._host, disks, read_names_at_once)
+        return await self._guarded(look, "the tables of mounts and devices")
 
     async def look_closer(self, disks: Sequence[Disk]) -> Uses:
-        """What ``look`` does not see: mounts of all other mount namespaces, programs that have a device open, loop
-        devices over a node of another name, and claims of the kernel."""
+        """The same with a look into the directory of each disk, and what ``look`` does not see: mounts of all other
+        mount namespaces, programs that have a device open, loop devices over a node of another name, and claims of
+        the kernel."""
+        tables = await self._guarded(partial(_look, self._host, disks, read_names), "the tables of mounts and devices")
         programs = await self._guarded(partial(_look_at_programs, self._host, disks), "the programs of this machine")
         loops = await self._guarded(partial(self._look_at_loops, disks), "the files behind loop devices")
-        blind = programs.blind or loops.blind
+        blind = tables.blind or programs.blind or loops.blind
         if blind:
             return Uses(blind=blind)
         found: dict[str, list[str]] = defaultdict(list)
-        for uses in (programs, loops):
+        for uses in (tables, programs, loops):
             for name, phrases in uses.by_disk.items():
                 found[name] += phrases
         unseen: dict[str, str] = {}
@@ -137,9 +143,9 @@ def _look_at_programs(host: HostPaths, disks: Sequence[Disk]) -> Uses:
     return Uses(_gathered(look_at_programs(host.proc, read_names(host.sys, disks))))
 
 
-def _look(host: HostPaths, disks: Sequence[Disk]) -> Uses:
+def _look(host: HostPaths, disks: Sequence[Disk], read: ReadNames) -> Uses:
     mounts = _mounts(host)
-    names = read_names(host.sys, disks)
+    names = read(host.sys, disks)
     uses = [*_mounted(mounts, names), *_held(host, names), *_swapped(host, names), *_looped(host, names)]
     return Uses(
         _gathered(uses),

@@ -25,6 +25,8 @@ CONNECT_SECONDS = 30.0
 # Seconds. A disconnect ends in 0.3 s, but waits for the same scan.
 DISCONNECT_SECONDS = 30.0
 _VERSION_SECONDS = 10.0
+# nvme-cli 2.3 crashes now and then (SIGABRT) when sessions come and go while it scans them.
+_DISCONNECT_TRIES = 3
 
 
 class NvmeCli:
@@ -53,7 +55,10 @@ class NvmeCli:
     async def disconnect(self, session: Session) -> str:
         # By controller, not by NQN: what was looked at goes, and nothing that came since.
         names = ",".join(controller.name for controller in session.controllers)
-        completed = await self._runner.run_to_end("nvme", "disconnect", "-d", names, timeout=DISCONNECT_SECONDS)
+        for _ in range(_DISCONNECT_TRIES):
+            completed = await self._runner.run_to_end("nvme", "disconnect", "-d", names, timeout=DISCONNECT_SECONDS)
+            if completed.returncode >= 0:
+                break
         return completed.last_line
 
     async def check(self) -> Sequence[Finding]:

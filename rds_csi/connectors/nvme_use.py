@@ -17,7 +17,7 @@ from rds_csi.workers import Workers
 
 # Seconds an exclusive open may take, also beside many others; it touches the device only when its partitions were
 # never read.
-_CLAIM_SECONDS = 15.0
+_CLAIM_SECONDS = 30.0
 # The source of a mount whose device has gone from sysfs: /dev/nvme<subsystem or controller>n<number>.
 _NUMBER = re.compile(r"nvme-?(?:subsys)?(\d+)")
 

@@ -1,9 +1,11 @@
 """Where stage records are kept: one JSON file a volume in a directory that survives the container."""
 
+import contextlib
 import json
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rds_csi.atomic import remove_leftovers, sync_directory, write_atomically
 from rds_csi.errors import DriverError, InvalidArgument
@@ -132,12 +134,25 @@ class _Fields:
         return strings
 
 
+# Inode number, time of the last change (ns) and size (bytes) of a file.
+_Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a file was when it was read, and what it said: None for a damaged one."""
+
+    stamp: _Stamp
+    record: StageRecord | None
+
+
 class FileStageRecords:
     """Stage records below ``directory``, which is made (mode 0700) with the first one."""
 
     def __init__(self, directory: str, workers: Workers) -> None:
         self._directory = directory
         self._workers = workers
+        self._known: dict[str, _Known] = {}
 
     async def load(self, volume_id: str) -> StageRecord | None:
         path = self._path(volume_id)
@@ -178,7 +193,23 @@ class FileStageRecords:
         await finish(self._workers.run(unlink, timeout=_TIMEOUT_SECONDS, key=f"write of {path}"))
 
     async def all(self) -> Sequence[StageRecord]:
-        return await self._workers.run(lambda: _read_all(self._directory), timeout=_TIMEOUT_SECONDS)
+        return await self._workers.run(self._read_all, timeout=_TIMEOUT_SECONDS)
+
+    def _read_all(self) -> tuple[StageRecord, ...]:
+        """Every readable record. The keeper asks every few seconds: a file that is the same as at the last look is
+        not read again, and writers always replace the whole file."""
+        found: dict[str, _Known] = {}
+        for name, stamp in _list(self._directory):
+            known = self._known.get(name)
+            if known is not None and known.stamp == stamp:
+                found[name] = known
+                continue
+            try:
+                found[name] = _Known(stamp, _read(os.path.join(self._directory, name)))
+            except DriverError as error:
+                log.warning("%s; it is left out", error)
+        self._known = found
+        return tuple(record for name in sorted(found) if (record := found[name].record) is not None)
 
     def _path(self, volume_id: str) -> str:
         # Validated at the edge already; a file name is checked again where it is made.
@@ -202,19 +233,18 @@ def _read(path: str) -> StageRecord | None:
         return None
 
 
-def _read_all(directory: str) -> tuple[StageRecord, ...]:
+def _list(directory: str) -> list[tuple[str, _Stamp]]:
+    """The files that are records; others are temporary ones of a writer, or of one that was killed."""
+    found = []
     try:
-        names = sorted(os.listdir(directory))
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(_SUFFIX) and is_id(entry.name.removesuffix(_SUFFIX)):
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat()
+                        found.append((entry.name, (status.st_ino, status.st_mtime_ns, status.st_size)))
     except FileNotFoundError:
-        return ()
+        return []
     except OSError as error:
         raise as_driver_error(f"stage records in {directory} cannot be listed", error) from error
-    records = []
-    for name in names:
-        # Others are temporary files of a writer, or of one that was killed.
-        if name.endswith(_SUFFIX) and is_id(name.removesuffix(_SUFFIX)):
-            try:
-                records.append(_read(os.path.join(directory, name)))
-            except DriverError as error:
-                log.warning("%s; it is left out", error)
-    return tuple(record for record in records if record is not None)
+    return found

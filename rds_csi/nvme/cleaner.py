@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -123,9 +124,13 @@ class OrphanCleaner:
             verdicts = decide(await self._snapshots.closer(snapshot, suspects))
         await self._remember(snapshot, verdicts)
         self._tell(verdicts)
-        outcomes = await asyncio.gather(*(self._act(verdict, snapshot) for verdict in verdicts))
-        for outcome in outcomes:
-            self._metrics.sweep_decisions.labels(outcome.verdict.decision.value).inc()
+        orphans = [verdict for verdict in verdicts if verdict.decision is Decision.DISCONNECT]
+        acted = dict(
+            zip(map(id, orphans), await asyncio.gather(*(self._act(v, snapshot) for v in orphans)), strict=True)
+        )
+        outcomes = [acted.get(id(verdict)) or Outcome(verdict) for verdict in verdicts]
+        for decision, count in Counter(outcome.verdict.decision for outcome in outcomes).items():
+            self._metrics.sweep_decisions.labels(decision.value).inc(count)
         if not self._dry_run:
             await self._sightings.store()
         return outcomes
@@ -166,8 +171,6 @@ class OrphanCleaner:
             await self._sightings.store()
 
     async def _act(self, verdict: Verdict, snapshot: Snapshot) -> Outcome:
-        if verdict.decision is not Decision.DISCONNECT:
-            return Outcome(verdict)
         if self._dry_run:
             return Outcome(verdict, Result.DRY_RUN)
         async with self._places:

@@ -257,7 +257,11 @@ async def test_the_volume_is_locked_while_its_session_is_disconnected(host: Swee
 
 async def test_a_session_that_is_used_by_the_last_look_is_spared(host: SweepHost) -> None:
     number = host.session("v0", state="dead")
-    host.at_first_staged = lambda: host.mount_disk(number, "/mnt/late")
+
+    def mounted_before_the_last_look() -> None:
+        host.at_first_staged = lambda: host.mount_disk(number, "/mnt/late")
+
+    host.at_first_staged = mounted_before_the_last_look
     outcome = (await host.sweep())["v0"]
     assert (outcome.result, outcome.verdict.decision) == (Result.SPARED, Decision.KEEP)
     assert "/mnt/late" in outcome.verdict.reason
