@@ -34,7 +34,7 @@ def everything(_: Uevent) -> bool:
 async def rings(bell: Bell) -> bool:
     """Whether the bell rings now."""
     try:
-        async with asyncio.timeout(0.02):
+        async with asyncio.timeout(0.3):
             await bell.sleep(LONG)
     except TimeoutError:
         return False
