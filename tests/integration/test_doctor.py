@@ -109,7 +109,11 @@ def test_a_signal_while_a_portal_stays_mute_ends_it_at_once(home: Path, number: 
         mute.settimeout(DOCTOR_SECONDS)
         portal = f"127.0.0.1:{mute.getsockname()[1]}"
         with subprocess.Popen(
-            [*DOCTOR, "--connector", "nvme-cli", "--state-dir", f"{home}/state", "--portal", portal],
+            # A shell starts what runs in the background with SIGINT ignored, and that is inherited.
+            [
+                *("env", "--default-signal=INT", *DOCTOR, "--connector", "nvme-cli"),
+                *("--state-dir", f"{home}/state", "--portal", portal),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
