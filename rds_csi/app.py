@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import Flag, auto
 from typing import Any
 
@@ -83,7 +83,7 @@ class Server:
                 await http.start()
                 await _start_best_effort(status)
                 if self._upkeep is not None:
-                    await self._upkeep.before_serving()
+                    await _unless(stop, self._upkeep.before_serving)
                 await server.start()
                 async with anyio.create_task_group() as tasks:
                     for watch in self._watches:
@@ -226,6 +226,19 @@ class Server:
 
     def _role_name(self) -> str:
         return {Role.CONTROLLER: "controller", Role.NODE: "node"}.get(self._role, "controller and node")
+
+
+async def _unless(stop: anyio.Event, step: Callable[[], Awaitable[None]]) -> None:
+    """Run ``step`` to its end, or until ``stop`` is set."""
+
+    async def run() -> None:
+        await step()
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await stop.wait()
+        tasks.cancel_scope.cancel()
 
 
 async def _start_best_effort(status: HttpEndpoint) -> None:

@@ -41,12 +41,16 @@ class LockFile:
         return True
 
     def give_back(self, key: str) -> None:
-        """Let other processes have ``key``."""
+        """Let other processes have ``key``; after ``close`` they have it already."""
+        if self._descriptor < 0:
+            return
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _offset(key))
 
     def close(self) -> None:
         """Give all locks back."""
         os.close(self._descriptor)
+        # The number may be another file's soon.
+        self._descriptor = -1
 
 
 def _offset(key: str) -> int:

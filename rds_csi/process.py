@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakSet
 
 from rds_csi.errors import DeadlineExceeded, Unavailable
 from rds_csi.tasks import finish
@@ -19,6 +20,10 @@ MAX_OUTPUT_BYTES = 4 << 20
 REAP_SECONDS = 0.5
 
 _CHUNK_BYTES = 1 << 16
+
+
+# Loops whose children are watched; the watcher is the process's, and a second one would forget the first one's.
+_watched: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,6 @@ class ProcessRunner:
         self._path = search_path or ":".join(
             dict.fromkeys([*os.environ.get("PATH", os.defpath).split(":"), "/usr/local/sbin", "/usr/sbin", "/sbin"])
         )
-        self._watched: asyncio.AbstractEventLoop | None = None
 
     async def run(
         self, *argv: str, timeout: float, input: bytes = b"", env: Mapping[str, str] | None = None
@@ -114,9 +118,9 @@ class ProcessRunner:
     def _watch_children(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have ``loop`` wait for children by pidfd_open(2), as Python itself does from 3.12 on: its older way, a
         thread for each child, costs more than a small program does."""
-        if sys.version_info >= (3, 12) or self._watched is loop:
+        if sys.version_info >= (3, 12) or loop in _watched:
             return
-        self._watched = loop
+        _watched.add(loop)
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:

@@ -97,7 +97,11 @@ class Workers:
                 loop.call_soon_threadsafe(deliver, result, error)
 
         try:
-            thread = self._idle.pop() if self._idle else _Thread(self._idle)
+            try:
+                thread = self._idle.pop()
+            except IndexError:
+                # None is idle, or the last one has just ended.
+                thread = _Thread(self._idle)
             thread.jobs.put(work)
         except BaseException:
             # RuntimeError: the machine gives no more threads.

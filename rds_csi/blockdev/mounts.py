@@ -21,7 +21,8 @@ class Mounted:
 
 def parse_mounts(text: str) -> Iterator[Mounted]:
     """Every mount of a mountinfo file; a line that is not of its form is left out."""
-    for line in text.splitlines():
+    # Not splitlines(): the kernel escapes no carriage return, U+2028 and the like in a path.
+    for line in text.split("\n"):
         before, _, after = line.partition(" - ")
         fields, tail = before.split(" "), after.split(" ")
         if len(fields) > 5 and len(tail) > 1:

@@ -1,6 +1,7 @@
 """Who uses a block device: asked of the kernel before a device is taken away (lessons I10: never of lsof)."""
 
 import os
+from typing import TextIO
 
 from rds_csi.blockdev.mounts import parse_mounts
 from rds_csi.blockdev.nodes import BlockNodes
@@ -51,7 +52,7 @@ def _mount_point(host: HostPaths, numbers: set[DeviceNumber], path: str) -> str:
 
 
 def _is_swap(host: HostPaths, path: str) -> bool:
-    used = {line.split(" ")[0] for line in read_text(f"{host.proc}/swaps").splitlines()[1:]}
+    used = {line.split(" ")[0] for line in read_text(f"{host.proc}/swaps").split("\n")[1:]}
     return not used.isdisjoint({path, "/dev/" + os.path.basename(path)})
 
 
@@ -65,10 +66,15 @@ def list_names(directory: str) -> list[str]:
         raise
 
 
+def open_text(path: str) -> TextIO:
+    """A file of sysfs or procfs, open for reading: only a newline ends a line, and paths keep their bytes. OSError."""
+    return open(path, encoding="utf-8", errors="surrogateescape", newline="\n")
+
+
 def read_text(path: str) -> str:
     """The file's content; "" when it is gone."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+        with open_text(path) as stream:
             return stream.read()
     except OSError as error:
         if error.errno in GONE:

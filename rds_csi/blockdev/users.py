@@ -13,7 +13,7 @@ from rds_csi.blockdev.disks import Disk, Names, disk_of, node_name, read_names, 
 from rds_csi.blockdev.mounts import Mounted, decode, parse_mounts
 from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.blockdev.programs import look_at_programs
-from rds_csi.blockdev.usage import list_names, read_text
+from rds_csi.blockdev.usage import list_names, open_text, read_text
 from rds_csi.errors import DriverError
 from rds_csi.model.host import HostPaths
 from rds_csi.model.oserrors import GONE
@@ -126,6 +126,9 @@ class DeviceUsers:
         there = self._nodes.number_of(path)
         if there is not None and there != disk.number:
             raise OSError(None, f"its node is of device {there}, not {disk.number}")
+        # A container with a /dev of its own has no nodes of devices that came later. Made-up trees have no namespaces.
+        if there is None and os.path.exists(f"{self._host.proc}/self/ns/mnt"):
+            raise OSError(None, "there is no such block device")
         return self._nodes.is_claimed(path)
 
     def _look_at_loops(self, disks: Sequence[Disk]) -> Uses:
@@ -167,7 +170,7 @@ def _mounts(host: HostPaths) -> tuple[Mounted, ...]:
     texts, missing = [], []
     for process in ("self", "1"):
         try:
-            with open(f"{host.proc}/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+            with open_text(f"{host.proc}/{process}/mountinfo") as stream:
                 texts.append(stream.read())
         except OSError as error:
             if error.errno not in GONE:
@@ -195,8 +198,9 @@ def _held(host: HostPaths, names: Names) -> Iterator[tuple[str, str]]:
 
 def _swapped(host: HostPaths, names: Names) -> Iterator[tuple[str, str]]:
     # A kernel without swap has no such file.
-    for line in read_text(f"{host.proc}/swaps").splitlines()[1:]:
-        name = node_name(decode(re.split(r"\s", line, maxsplit=1)[0]))
+    for line in read_text(f"{host.proc}/swaps").split("\n")[1:]:
+        # Blanks and tabs of the path itself are escaped.
+        name = node_name(decode(re.split(r"[ \t]", line, maxsplit=1)[0]))
         if name in names.by_name:
             yield names.by_name[name], f"{name} is used as swap"
 
@@ -210,7 +214,7 @@ def _looped(host: HostPaths, names: Names) -> Iterator[tuple[str, str]]:
 
 def _loops(host: HostPaths) -> Iterator[tuple[str, str]]:
     for name in sorted(filter(_LOOP.fullmatch, list_names(f"{host.sys}/block"))):
-        path = read_text(f"{host.sys}/block/{name}/loop/backing_file").strip()
+        path = read_text(f"{host.sys}/block/{name}/loop/backing_file").removesuffix("\n")
         if path:
             yield name, path
 

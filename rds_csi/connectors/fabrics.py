@@ -12,12 +12,13 @@ from rds_csi.connectors.budget import budget
 from rds_csi.connectors.nvme_args import check_values
 from rds_csi.connectors.nvme_connector import NvmeConnector
 from rds_csi.connectors.nvme_failures import Reason, classify, settle
-from rds_csi.connectors.nvme_link import Answer
+from rds_csi.connectors.nvme_link import Answer, Told
 from rds_csi.connectors.nvme_probe import Probe, probe
 from rds_csi.connectors.protocol import ConnectorOptions
 from rds_csi.errors import DriverError
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.host import HostPaths
+from rds_csi.model.oserrors import GONE, as_look_error
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.model.volumes import Finding
 from rds_csi.nvme.identity import HostIdentity
@@ -95,16 +96,28 @@ class Fabrics:
         reason = await settle(reason, line, partial(self._ask, address, target.port, config.host_iface))
         return Answer(reason, line or completed.last_line)
 
-    async def disconnect(self, session: Session) -> str:
-        said = ""
-        for controller in session.controllers:
+    async def disconnect(self, session: Session, *, whole: bool = False) -> Told:  # noqa: ARG002 - one by one anyway
+        said, killed = "", False
+        for place, controller in enumerate(session.controllers):
+            # The caller has just looked at the first; a deletion takes long enough for the next name to be reused.
+            if place > 0 and not await self._is_of(controller.name, session.nqn):
+                continue
             path = f"{self._controllers}/{controller.name}/delete_controller"
             completed = await finish(self._write(path, "1", DISCONNECT_SECONDS))
             said = completed.last_line if completed.returncode != 0 else said
-        return said or "the kernel took the request"
+            killed = killed or completed.returncode < 0
+        return Told(said or "the kernel took the request", killed)
 
     async def check(self) -> Sequence[Finding]:
         return (*await self._check_device(), await self._check_tool())
+
+    async def _is_of(self, controller: str, nqn: str) -> bool:
+        """Whether the controller is one of ``nqn`` now; Unavailable or ResourceExhausted when it cannot be told."""
+        path = f"{self._controllers}/{controller}/subsysnqn"
+        try:
+            return await self._workers.run(partial(_holds, path, nqn), timeout=_CHECK_SECONDS)
+        except OSError as error:
+            raise as_look_error(f"whose controller {controller} is cannot be told", error) from error
 
     async def _write(self, path: str, text: str, timeout: float) -> Completed:
         # One write(2) of everything: the kernel takes each write for a whole request.
@@ -132,6 +145,17 @@ class Fabrics:
         first = next(iter(completed.stdout.splitlines()), "")
         good = completed.returncode == 0 and "coreutils" in first
         return Finding("dd", good, first if good else completed.last_line, "" if good else "Install GNU coreutils.")
+
+
+def _holds(path: str, text: str) -> bool:
+    """Whether the attribute at ``path`` shows ``text``; one that has gone does not."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read().strip() == text
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        raise
 
 
 def _is_writable(path: str) -> bool | None:

@@ -7,7 +7,7 @@ from rds_csi.connectors.budget import budget
 from rds_csi.connectors.nvme_args import build_connect_args
 from rds_csi.connectors.nvme_connector import NvmeConnector
 from rds_csi.connectors.nvme_failures import Reason, classify, settle
-from rds_csi.connectors.nvme_link import Answer
+from rds_csi.connectors.nvme_link import Answer, Told
 from rds_csi.connectors.nvme_probe import Probe, probe
 from rds_csi.connectors.protocol import ConnectorOptions
 from rds_csi.errors import DriverError
@@ -25,8 +25,6 @@ CONNECT_SECONDS = 30.0
 # Seconds. A disconnect ends in 0.3 s, but waits for the same scan.
 DISCONNECT_SECONDS = 30.0
 _VERSION_SECONDS = 10.0
-# nvme-cli 2.3 crashes now and then (SIGABRT) when sessions come and go while it scans them.
-_DISCONNECT_TRIES = 3
 
 
 class NvmeCli:
@@ -52,14 +50,13 @@ class NvmeCli:
         reason = await settle(reason, line, partial(self._ask, address, target.port, config.host_iface))
         return Answer(reason, line or completed.last_line)
 
-    async def disconnect(self, session: Session) -> str:
-        # By controller, not by NQN: what was looked at goes, and nothing that came since.
+    async def disconnect(self, session: Session, *, whole: bool = False) -> Told:
+        # By NQN where that is possible: during nvme-cli's scan a name may come to be another volume's controller,
+        # while the NQN is this volume's for ever. nvme-cli splits it at commas.
         names = ",".join(controller.name for controller in session.controllers)
-        for _ in range(_DISCONNECT_TRIES):
-            completed = await self._runner.run_to_end("nvme", "disconnect", "-d", names, timeout=DISCONNECT_SECONDS)
-            if completed.returncode >= 0:
-                break
-        return completed.last_line
+        what = ("-n", session.nqn) if whole and "," not in session.nqn else ("-d", names)
+        completed = await self._runner.run_to_end("nvme", "disconnect", *what, timeout=DISCONNECT_SECONDS)
+        return Told(completed.last_line, killed=completed.returncode < 0)
 
     async def check(self) -> Sequence[Finding]:
         remedy = "Install nvme-cli 2.3 or later."

@@ -124,7 +124,8 @@ class NvmeConnector:
         except DriverError:
             raise
         except BaseException:
-            await finish(self._undo(connects))
+            # What was seen to be made may be in use already: the volume is staged.
+            await finish(self._undo(connects.undo_unseen()))
             raise
 
     async def drop(self, session: Session) -> None:
@@ -204,7 +205,7 @@ class NvmeConnector:
         try:
             return await step
         except BaseException:
-            await finish(self._undo(connects))
+            await finish(self._undo(connects.undo()))
             raise
 
     async def _device_of(self, target: NvmeTarget, config: ConnectionConfig, connects: PortalConnects) -> Device:
@@ -224,11 +225,11 @@ class NvmeConnector:
             raise FailedPrecondition("; ".join(problems), remedy="Leave out the parameter on this kernel.")
         return device
 
-    async def _undo(self, connects: PortalConnects) -> None:
-        """Disconnect what a failed or cancelled call has made; a failure of that is only logged, because the
-        call's own error is what the caller is to see."""
+    async def _undo(self, step: Awaitable[None]) -> None:
+        """Disconnect what a failed or cancelled call has made, by ``step``; a failure of that is only logged,
+        because the call's own error is what the caller is to see."""
         try:
-            await connects.undo()
+            await step
         except DriverError as error:
             _log.warning("a session may be left: %s", error)
 

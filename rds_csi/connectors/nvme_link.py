@@ -23,6 +23,17 @@ class Answer:
     line: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a tool said last to a disconnect, for errors; whether that was obeyed is seen in sysfs only.
+
+    ``killed``: a signal ended the tool, so that it may not have asked for everything.
+    """
+
+    line: str
+    killed: bool = False
+
+
 class Link(Protocol):
     """One way to tell the kernel. Truth is read from sysfs by the caller, before and after."""
 
@@ -36,14 +47,19 @@ class Link(Protocol):
     ) -> Answer:
         """Connect one portal (``address`` is an IP address). One attempt, with a deadline.
 
-        DeadlineExceeded when it is unknown whether the kernel has made a session; OSError when no process could be
-        started; any other error when repeating cannot help. Cancelled: no child of it runs on.
+        DeadlineExceeded when it is unknown whether the kernel has made a session; OSError, or Unavailable because
+        of one, when no process could be started; any other error when repeating cannot help. Cancelled: no child
+        of it runs on.
         """
         ...
 
-    async def disconnect(self, session: Session) -> str:
-        """Ask the kernel to remove the controllers that ``session`` names, and no other; what the tool said
-        last, for errors. Runs to its end also when the caller is cancelled."""
+    async def disconnect(self, session: Session, *, whole: bool = False) -> Told:
+        """Ask the kernel, once, to remove the controllers that ``session`` names, and none of another NQN.
+
+        ``session`` was looked at just now: the kernel gives a controller's name to another subsystem as soon as it
+        is free. ``whole``: these are all the controllers of the NQN, which may go by that. Runs to its end also
+        when the caller is cancelled.
+        """
         ...
 
     async def check(self) -> Sequence[Finding]:

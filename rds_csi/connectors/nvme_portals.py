@@ -1,14 +1,15 @@
 """Connecting the portals of one target: all of them where native multipath joins them, else one that works."""
 
 import asyncio
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rds_csi.connectors.budget import budget
 from rds_csi.connectors.nvme_addresses import Addresses, addresses_of
 from rds_csi.connectors.nvme_failures import Reason, failure
 from rds_csi.connectors.nvme_link import Link
-from rds_csi.connectors.nvme_look import Standing, Verdict, judge, lacking
+from rds_csi.connectors.nvme_look import Standing, Verdict, is_portal, judge, lacking
 from rds_csi.connectors.nvme_places import ConnectPlaces
 from rds_csi.connectors.nvme_probe import Probe, probe
 from rds_csi.connectors.nvme_tuning import Tuning
@@ -21,9 +22,12 @@ from rds_csi.model.targets import NvmeTarget
 from rds_csi.nvme.identity import HostIdentity
 from rds_csi.nvme.portal_probe import Resolve, resolve
 from rds_csi.nvme.resolver import DeviceResolver
-from rds_csi.nvme.sessions import Session
+from rds_csi.nvme.sessions import Controller, Session
 from rds_csi.progress import note
 from rds_csi.retry import Transient
+
+# fork(2) and pipe(2): this node has run out of something just now.
+_EXHAUSTED = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +101,19 @@ class PortalConnects:
 
     async def complete(self) -> None:
         """One attempt to have a path through every portal (without native multipath: through one); the first
-        failure is raised, and what was connected all the same stays."""
+        failure is raised, and what was connected all the same stays.
+
+        Nobody stages here, so a session with namespaces is never taken away: a pod may use one as a raw block
+        volume, which cannot be seen. FailedPrecondition when such a session is of no use.
+        """
         self._attempts += 1
         session, verdict = await self._look()
         if verdict.standing is Standing.LEAVING:
             session, verdict = await self._settled()
         joins = await self._joins()
-        if not joins and verdict.standing in (Standing.USABLE, Standing.COMING):
-            # A second path would be a second disk; the kernel goes on with the first by itself.
+        if not joins and _is_left_alone(session, verdict):
             return
-        await self._clear(session, verdict)
+        await self._clear(session, verdict, spare=True)
         addresses = await self._addresses()
         if joins:
             left = session if verdict.standing is not Standing.STALE else None
@@ -120,14 +127,23 @@ class PortalConnects:
 
     async def undo(self) -> None:
         """Disconnect the controllers that this call has made, unless something uses the session by now."""
-        if not self.made:
-            return
+        if self.made:
+            await self._take_away(lambda _: True)
+
+    async def undo_unseen(self) -> None:
+        """``undo`` of the connects whose end was not seen: what was seen to be made stays."""
+        if self._unseen:
+            await self._take_away(lambda controller: is_portal(controller, self._unseen, self._target.port))
+
+    async def _take_away(self, wanted: Callable[[Controller], bool]) -> None:
+        """Disconnect the ``wanted`` ones of the controllers that were not there before this call."""
         session = await self._tools.waits.session(self._target.nqn)
         if session is None:
             return
         before = self._before or frozenset()
-        ours = replace(session, controllers=tuple(c for c in session.controllers if c.name not in before))
-        await self._tools.removal.remove_unused(ours)
+        ours = tuple(c for c in session.controllers if c.name not in before and wanted(c))
+        if ours:
+            await self._tools.removal.remove_unused(replace(session, controllers=ours))
 
     async def _look(self) -> tuple[Session | None, Verdict]:
         session = await self._tools.waits.session(self._target.nqn)
@@ -174,12 +190,14 @@ class PortalConnects:
             remedy="The kernel goes on reconnecting; is the array up, and does it export the volume to this host?",
         )
 
-    async def _clear(self, session: Session | None, verdict: Verdict) -> None:
+    async def _clear(self, session: Session | None, verdict: Verdict, *, spare: bool = False) -> None:
         """Take a useless session away. FailedPrecondition when something uses it, except where new portals can
-        join it."""
+        join it. ``spare``: one with namespaces counts as used, also when nobody is seen to use it."""
         if session is None or verdict.standing not in (Standing.MOVED, Standing.STALE):
             return
         user = await self._tools.removal.why_in_use(session)
+        if not user and spare and session.namespaces:
+            user = "a pod may use its device as a raw block volume"
         if not user:
             await self._tools.removal.remove(session)
             self._before = frozenset()
@@ -266,7 +284,7 @@ class PortalConnects:
             return self._failure(Reason.TIMED_OUT, address, error.message)
         except DriverError as error:
             self._unseen.discard(address)
-            return error
+            return self._failure(Reason.BUSY, address, error.message) if _is_exhaustion(error) else error
         if answer.reason is Reason.KILLED:
             # Perhaps just after the kernel had made the session.
             return self._failure(answer.reason, address, answer.line)
@@ -280,3 +298,16 @@ class PortalConnects:
     def _failure(self, reason: Reason, address: str, detail: str) -> DriverError:
         self.reason = reason.value
         return failure(reason, f"{address}:{self._target.port}", self._target.nqn, detail)
+
+
+def _is_left_alone(session: Session | None, verdict: Verdict) -> bool:
+    """Whether a session stays as it is where paths are not joined: a second path would be a second disk, and the
+    kernel goes on with the first by itself. One without namespaces that looks in the wrong place is of no use."""
+    if verdict.standing is Standing.MOVED:
+        return session is not None and bool(session.namespaces)
+    return verdict.standing in (Standing.USABLE, Standing.COMING)
+
+
+def _is_exhaustion(error: DriverError) -> bool:
+    """Whether no process could be started because this node lacked something that comes free again."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _EXHAUSTED

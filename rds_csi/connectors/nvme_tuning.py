@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rds_csi.errors import DriverError
-from rds_csi.model.connection import ConnectionConfig
+from rds_csi.model.connection import KERNEL_CTRL_LOSS_TMO, ConnectionConfig
 from rds_csi.model.host import HostPaths
 from rds_csi.nvme.sessions import OFF, Controller, Session
 from rds_csi.nvme.sysfs import NvmeSysfs
@@ -19,8 +19,7 @@ from rds_csi.workers import Workers
 
 _log = logging.getLogger(__name__)
 
-# drivers/nvme/host/fabrics.h: NVMF_DEF_CTRL_LOSS_TMO; nvme.h: NVME_DEFAULT_KATO. Seconds.
-KERNEL_CTRL_LOSS_TMO = 600
+# drivers/nvme/host/nvme.h: NVME_DEFAULT_KATO. Seconds.
 KERNEL_KEEP_ALIVE_TMO = 5
 # drivers/nvme/host/fabrics.h: NVMF_DEF_QUEUE_SIZE.
 KERNEL_QUEUE_SIZE = 128

@@ -1,12 +1,13 @@
 """Taking controllers away: only when nothing uses the session's devices, and seen to be gone."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 
 from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.blockdev.usage import why_in_use
-from rds_csi.connectors.nvme_link import Link
+from rds_csi.connectors.nvme_link import Link, Told
 from rds_csi.connectors.nvme_waits import NvmeWaits
 from rds_csi.errors import FailedPrecondition, Unavailable
 from rds_csi.model.host import HostPaths
@@ -18,6 +19,8 @@ from rds_csi.workers import Workers
 # Seconds an exclusive open may take, also beside many others; it touches the device only when its partitions were
 # never read.
 _CLAIM_SECONDS = 30.0
+# nvme-cli 2.3 crashes now and then (SIGABRT) when sessions come and go while it scans them.
+_TRIES = 3
 # The source of a mount whose device has gone from sysfs: /dev/nvme<subsystem or controller>n<number>.
 _NUMBER = re.compile(r"nvme-?(?:subsys)?(\d+)")
 
@@ -55,19 +58,38 @@ class NvmeRemoval:
         await self.remove(session)
 
     async def remove(self, session: Session) -> None:
-        """Disconnect the controllers that ``session`` names, whoever uses them, and see them gone; Unavailable
-        when they stay."""
+        """Disconnect the controllers that ``session`` names and that still are of its NQN, whoever uses them, and
+        see them gone; Unavailable when they stay."""
         if not session.controllers:
             return
         note("disconnecting")
-        last_line = await self._link.disconnect(session)
-        left = await self._waits.gone(session.nqn, frozenset(controller.name for controller in session.controllers))
-        if left is not None:
+        names = frozenset(controller.name for controller in session.controllers)
+        told = await self._ask_to_remove(session.nqn, names)
+        left = await self._waits.gone(session.nqn, names) if told is not None else None
+        if told is not None and left is not None:
             raise Unavailable(
                 f"{session.nqn} is still connected after its disconnect: {left.states} "
-                f"({self._link.name}: {last_line})",
+                f"({self._link.name}: {told.line})",
                 remedy="The call is repeated by itself; dmesg on this node tells what the kernel waits for.",
             )
+
+    async def _ask_to_remove(self, nqn: str, names: Collection[str]) -> Told | None:
+        """Have the link remove the controllers ``names`` of ``nqn``, again when it was killed; None when none of
+        them is there.
+
+        The session is looked at before every try, because a name that has become free is soon that of another
+        subsystem's controller.
+        """
+        told: Told | None = None
+        for _ in range(_TRIES):
+            now = await self._waits.session(nqn)
+            ours = tuple(c for c in now.controllers if c.name in names) if now is not None else ()
+            if now is None or not ours:
+                return None
+            told = await self._link.disconnect(replace(now, controllers=ours), whole=ours == now.controllers)
+            if not told.killed:
+                break
+        return told
 
     async def _look(self, what: str, look: Callable[[], str]) -> str:
         try:
@@ -91,8 +113,9 @@ def _mount_of_a_vanished_device(host: HostPaths, session: Session) -> str:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read().splitlines()
+        # Only "\n" ends a line there: a path may have any other separator in it.
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
+            return stream.read().split("\n")
     except OSError as error:
         if error.errno in GONE:
             return []

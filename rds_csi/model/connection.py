@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 from rds_csi.errors import InvalidArgument
 
@@ -85,6 +85,10 @@ def _check_iface(name: str) -> str:
     return name
 
 
+# drivers/nvme/host/fabrics.h: NVMF_DEF_CTRL_LOSS_TMO. Seconds.
+KERNEL_CTRL_LOSS_TMO = 600
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """What the kernel is told on connect. Units and ranges: ``OPTIONS``. ``host_iface`` is the name of the network
@@ -116,23 +120,33 @@ class ConnectionConfig:
                 raise InvalidArgument(
                     f"{option.key} is {value}: {option.minimum} to {option.maximum} ({option.unit}) is allowed"
                 )
-        if 0 < self.ctrl_loss_tmo < self.reconnect_delay:
+        # 0 leaves it to the kernel.
+        loss = self.ctrl_loss_tmo or KERNEL_CTRL_LOSS_TMO
+        if 0 < loss < self.reconnect_delay:
             raise InvalidArgument(
-                f"reconnectDelay ({self.reconnect_delay} s) is above ctrlLossTmo ({self.ctrl_loss_tmo} s): "
+                f"reconnectDelay ({self.reconnect_delay} s) is above ctrlLossTmo ({loss} s): "
                 "the kernel would give up before its first attempt"
             )
-        if 0 < self.ctrl_loss_tmo < self.fast_io_fail_tmo:
+        if 0 < loss < self.fast_io_fail_tmo:
             raise InvalidArgument(
-                f"fastIoFailTmo ({self.fast_io_fail_tmo} s) is above ctrlLossTmo ({self.ctrl_loss_tmo} s): "
-                "it would never take effect"
+                f"fastIoFailTmo ({self.fast_io_fail_tmo} s) is above ctrlLossTmo ({loss} s): it would never take effect"
             )
 
     @classmethod
     def from_context(cls, context: Mapping[str, str]) -> Self:
         """The config in StorageClass parameters or a VolumeContext; what is not named keeps its default."""
+        return cls(**cls._parse(context))
+
+    @classmethod
+    def check_values(cls, context: Mapping[str, str]) -> None:
+        """InvalidArgument for a value that is wrong by itself, whatever goes with it."""
+        cls._parse(context)
+
+    @staticmethod
+    def _parse(context: Mapping[str, str]) -> dict[str, Any]:
         numbers = {option.field: option.parse(context[option.key]) for option in OPTIONS if option.key in context}
         iface = _check_iface(context[HOST_IFACE_KEY]) if HOST_IFACE_KEY in context else ""
-        return cls(**numbers, host_iface=iface)
+        return {**numbers, "host_iface": iface}
 
     def to_context(self) -> dict[str, str]:
         """The VolumeContext entries that ``from_context`` reads back: only what differs from the defaults."""

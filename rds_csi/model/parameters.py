@@ -49,10 +49,11 @@ def _check_keys(parameters: Mapping[str, str], known: Iterable[str], what: str) 
 
 
 def parse_mutable(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The mutable parameters (VolumeAttributesClass), checked: their keys, values and combination."""
+    """The mutable parameters (VolumeAttributesClass), checked: their keys and values. Their combination is that with
+    what the volume has already, so it is checked where both are known."""
     _check_keys(parameters, MUTABLE_KEYS, "mutable parameter")
     chosen = {key: value for key, value in parameters.items() if key in MUTABLE_KEYS}
-    ConnectionConfig.from_context(chosen)
+    ConnectionConfig.check_values(chosen)
     return chosen
 
 

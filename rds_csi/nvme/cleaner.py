@@ -234,7 +234,7 @@ class OrphanCleaner:
         return Outcome(verdict, Result.FAILED, f"the last look at it: {how}; the next sweep tries again")
 
     def _hangs(self, verdict: Verdict, how: str) -> Outcome:
-        log.error("the disconnect of %s hangs, and is not tried again: %s", verdict.nqn, how)
+        log.error("the disconnect of %s hangs, and is not tried again while it does: %s", verdict.nqn, how)
         self._sightings.note_hang(verdict.nqn, Hang(names(verdict.session), self._clock.now()))
         return Outcome(verdict, Result.HANGING, how)
 

@@ -12,6 +12,10 @@ from rds_csi.nvme.sessions import Controller, Session, SessionIndex
 
 # drivers/nvme/host/sysfs.c, nvme_sysfs_show_state(): states out of which no controller comes back.
 _ENDED = frozenset({"dead", "deleting", "deleting (no IO)"})
+# What a disconnect makes of a controller at once, even when it hangs afterwards ("deleting (no IO)" too).
+_DELETING = "deleting"
+# Seconds that a disconnect without that counts as hanging: nvme-cli that was merely slow is tried again after them.
+HANG_SECONDS = 600.0
 _DISCOVERY = "discovery"
 # NVMe Base Specification 2.0, section 3.1.3.3: the well-known name of discovery subsystems.
 _DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
@@ -154,12 +158,9 @@ def _judge(session: Session, snapshot: Snapshot) -> Verdict:
 
 def _at_work(session: Session, snapshot: Snapshot) -> Verdict | None:
     """Something is done with it now, or nothing can be done."""
-    hang = snapshot.hangs.get(session.nqn)
-    if hang is not None and hang.controllers == names(session):
-        seconds = max(0.0, snapshot.now - hang.since)
-        return _keep(
-            session, f"its disconnect hangs in the kernel since {seconds:.0f} s; it is not touched again.", urgent=True
-        )
+    hanging = _hanging(session, snapshot)
+    if hanging:
+        return _keep(session, hanging, urgent=True)
     if session.nqn in snapshot.running:
         return _keep(session, f"{snapshot.running[session.nqn]} is running for it.")
     if not session.controllers:
@@ -168,6 +169,19 @@ def _at_work(session: Session, snapshot: Snapshot) -> Verdict | None:
     if not all(controller.transport and controller.state for controller in session.controllers):
         return _keep(session, "one of its controllers is going just now.", unsure=True)
     return None
+
+
+def _hanging(session: Session, snapshot: Snapshot) -> str:
+    """How its disconnect hangs, in one sentence; "" when it does not."""
+    hang = snapshot.hangs.get(session.nqn)
+    if hang is None or hang.controllers != names(session):
+        return ""
+    seconds = max(0.0, snapshot.now - hang.since)
+    if any(controller.state.startswith(_DELETING) for controller in session.controllers):
+        return f"its disconnect hangs in the kernel since {seconds:.0f} s; it is not touched again."
+    if seconds < HANG_SECONDS:
+        return f"its disconnect hangs since {seconds:.0f} s; it is judged anew after {HANG_SECONDS:.0f} s."
+    return ""
 
 
 def _moved(session: Session, snapshot: Snapshot) -> Verdict | None:
@@ -263,7 +277,14 @@ def _use(session: Session, snapshot: Snapshot) -> str:
 
 
 def _unseen(session: Session, snapshot: Snapshot) -> str:
-    return snapshot.blind or snapshot.unseen.get(session.nqn, "")
+    """Why it cannot be told whether something uses it, without a full stop; "" when it can."""
+    unseen = snapshot.blind or snapshot.unseen.get(session.nqn, "")
+    if unseen:
+        return unseen
+    # All sessions of one NQN share their uses: they are disconnected together.
+    sessions = snapshot.index.by_nqn.get(session.nqn, ())
+    devices = sorted({name for item in sessions for name in item.incomplete})
+    return f"its device {', '.join(devices)} is coming or going just now" if devices else ""
 
 
 def _keep(session: Session, reason: str, *, unsure: bool = False, urgent: bool = False) -> Verdict:

@@ -36,8 +36,9 @@ PAUSE_SECONDS = 0.25
 JITTER = 0.1
 # Seconds for one attempt; a connector gives up earlier by itself.
 ATTEMPT_SECONDS = 120.0
-# Seconds for cancelled attempts to undo what they have begun, when the server stops.
-UNDO_SECONDS = 20.0
+# Seconds for cancelled attempts to undo what they have begun, when the server stops: Kubernetes kills it after 30
+# in all (terminationGracePeriodSeconds), and its calls may take 25 of them to end.
+UNDO_SECONDS = 4.0
 # Seconds between two tries to get the volume's lock after an attempt, and how many there are: the longest running
 # operation (a repair of the filesystem) takes ten minutes.
 LOCKED_SECONDS = 1.0

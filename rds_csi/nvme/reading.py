@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from rds_csi.errors import InvalidArgument
 from rds_csi.model.devices import DeviceNumber
 from rds_csi.nvme.attributes import Directory
-from rds_csi.nvme.sessions import OFF, Controller, Namespace, Session
+from rds_csi.nvme.sessions import LIVE, OFF, Controller, Namespace, Session
 
 # The directories hold namespaces too (nvme0n1, nvme0c0n1): names decide, links do not.
 _CONTROLLER = re.compile(r"nvme(\d+)")
@@ -75,6 +75,7 @@ class _Reading:
         self._disks: dict[_Entry, _Disk] = {}
         self._controllers: list[Controller] = []
         self._namespaces: list[Namespace] = []
+        self._incomplete: list[str] = []
 
     def of(self, directory: Directory) -> tuple[Session, Facts]:
         entries = directory.entries()
@@ -85,7 +86,8 @@ class _Reading:
             if inside is not None:
                 with inside:
                     self._add_controller(inside, (name, entries[name]))
-        session = Session(self._nqn, self._name, tuple(self._controllers), tuple(self._namespaces))
+        found = (tuple(self._controllers), tuple(self._namespaces), tuple(self._incomplete))
+        session = Session(self._nqn, self._name, *found)
         return session, Facts(self._paths, self._disks)
 
     def _add_controller(self, inside: Directory, entry: _Entry) -> None:
@@ -115,7 +117,9 @@ class _Reading:
         if not (state and path.transport) or inside.read("subsysnqn") != self._nqn:
             return
         self._controllers.append(controller)
-        self._paths[entry] = path
+        # "cntrltype" is known once the controller has answered (nvme_init_identify()).
+        if state == LIVE or entry in self._facts.paths:
+            self._paths[entry] = path
         self._add_namespaces(inside, inside.entries(), entry[0])
 
     def _add_namespaces(self, directory: Directory, entries: Mapping[str, int], controller: str) -> None:
@@ -123,12 +127,12 @@ class _Reading:
             entry = (name, entries[name])
             disk = self._facts.disks.get(entry) or _disk(directory, name)
             sectors = directory.read(f"{name}/size")
-            if disk is not None and sectors.isdecimal():
-                self._disks[entry] = disk
-                size = int(sectors) * _SECTOR_BYTES
-                self._namespaces.append(
-                    Namespace(name, disk.nsid, disk.number, size, disk.uuid, disk.nguid, controller)
-                )
+            if disk is None or not sectors.isdecimal():
+                self._incomplete.append(name)
+                continue
+            self._disks[entry] = disk
+            size = int(sectors) * _SECTOR_BYTES
+            self._namespaces.append(Namespace(name, disk.nsid, disk.number, size, disk.uuid, disk.nguid, controller))
 
 
 def _disk(directory: Directory, name: str) -> _Disk | None:

@@ -76,12 +76,16 @@ class Namespace:
 @dataclass(frozen=True, slots=True)
 class Session:
     """One subsystem that this host knows. Without controllers it is a left-over: something still holds its
-    namespace's device open after the last controller went (mounted after ctrl_loss_tmo, for example)."""
+    namespace's device open after the last controller went (mounted after ctrl_loss_tmo, for example).
+
+    ``incomplete`` names the block devices that were listed and could not be read whole: they are coming or going.
+    """
 
     nqn: str
     subsystem: str
     controllers: tuple[Controller, ...] = ()
     namespaces: tuple[Namespace, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
     @property
     def is_live(self) -> bool:

@@ -193,6 +193,10 @@ class _Step:
             await self._note(FormatState.FORMATTED, device, plan)
             await self._filesystems.mount(device, wish.path, wish.fs_type, wish.mount_flags)
             self._mounted = True
+            # Names are given out again, and only now does the mount hold this one fast.
+            found = await self._connector.find(wish.target)
+            if found is None or found.number != device.number:
+                raise Unavailable(f"{device.path} is not the device of volume {wish.volume_id} any more")
             await settle(self._filesystems, self._records, wish, device, self._record)
         except BaseException:
             await self.undo()

@@ -103,7 +103,7 @@ class SweepHost:
         self, path: str, number: DeviceNumber | str, source: str, *, process: str = SELF, fs_type: str = "ext4"
     ) -> None:
         words = path.replace(" ", "\\040")
-        with self.table(process).open("a") as stream:
+        with self.table(process).open("a", encoding="utf-8") as stream:
             stream.write(f"36 35 {number} / {words} rw,relatime shared:1 - {fs_type} {source} rw\n")
 
     def mount_disk(self, session: int, path: str, *, process: str = SELF) -> None:
@@ -155,6 +155,12 @@ class SweepHost:
         for path in sorted(directory.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         directory.rmdir()
+
+    def real_proc(self) -> None:
+        """Like the kernel's own procfs, this one has namespaces."""
+        directory = self.tree.path("proc/self/ns")
+        directory.mkdir()
+        (directory / "mnt").touch()
 
     # The sweep
 

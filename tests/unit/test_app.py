@@ -7,7 +7,7 @@ import betterproto
 import pytest
 from grpclib.client import Channel
 
-from rds_csi.app import Role, Server
+from rds_csi.app import Role, Server, _unless
 from rds_csi.csi.v1 import (
     GetPluginCapabilitiesRequest,
     IdentityStub,
@@ -80,3 +80,25 @@ async def test_each_role_serves_its_half_and_stops_clean(tmp_path: Path, role: R
                 assert (await NodeStub(channel).node_get_info(NodeGetInfoRequest())).node_id == "node-1"
         stop.set()
     assert not (tmp_path / "csi.sock").exists()
+
+
+async def test_a_stop_during_the_first_sweep_is_heard() -> None:
+    stop = anyio.Event()
+
+    async def sweep() -> None:
+        stop.set()
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(10):
+        await _unless(stop, sweep)
+
+
+async def test_what_ends_before_the_stop_is_waited_for() -> None:
+    done: list[str] = []
+
+    async def sweep() -> None:
+        done.append("swept")
+
+    with anyio.fail_after(10):
+        await _unless(anyio.Event(), sweep)
+    assert done == ["swept"]

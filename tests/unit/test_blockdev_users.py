@@ -1,15 +1,18 @@
 """Who uses which device: what each of the kernel's tables tells, and what could not be looked at."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from rds_csi.blockdev import programs
 from rds_csi.blockdev.disks import Disk, disk_of, node_name, read_names
 from rds_csi.blockdev.mounts import Mounted, parse_mounts
 from rds_csi.blockdev.nodes import BlockNodes
+from rds_csi.blockdev.programs import _is_served
 from rds_csi.blockdev.usage import why_in_use
 from rds_csi.blockdev.users import DeviceUsers, Uses
 from rds_csi.model.devices import DeviceNumber
@@ -60,6 +63,30 @@ async def test_mounts_are_told_by_number_and_by_name(host: SweepHost, process: s
     expected = [f"nvme0n1 is mounted at {path}" for path in ("/by number", "/by-name", "/by-alias")]
     assert phrases(uses) == {"nvme0n1": tuple(expected)}
     assert {"/by number", "/by-name"} <= uses.mount_points
+
+
+# What str.splitlines() takes for the end of a line, and the kernel does not escape.
+LINE_ENDS = ["\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("character", LINE_ENDS, ids=ascii)
+async def test_only_a_newline_ends_a_line(host: SweepHost, character: str) -> None:
+    path = f"/mnt/a{character}b"
+    host.mount(path, "8:1", f"/dev/sda{character}1")
+    host.mount_disk(0, path)
+    with host.tree.path("proc/swaps").open("a", encoding="utf-8") as stream:
+        stream.write(f"/a{character}b/nvme0n1    partition 1 0 -2\n")
+    host.loop("loop7", f"/a{character}b/nvme0n1")
+    expected = (f"nvme0n1 is mounted at {path}", "nvme0n1 is used as swap", "nvme0n1 is behind loop7")
+    assert phrases(await looked(host)) == {"nvme0n1": expected}
+    assert why_in_use(host.tree.host, "nvme0n1", "/dev/nvme0n1", host.tree.nodes) == f"it is mounted at {path}"
+
+
+@pytest.mark.parametrize("character", LINE_ENDS, ids=ascii)
+async def test_only_a_newline_ends_a_line_in_other_namespaces(host: SweepHost, character: str) -> None:
+    host.program(77, namespace="mnt:[5]")
+    host.mount_disk(0, f"/in{character}side", process="77")
+    assert f"/in{character}side" in phrases(await closer(host))["nvme0n1"][0]
 
 
 async def test_a_bare_word_as_source_is_no_device(host: SweepHost) -> None:
@@ -145,6 +172,86 @@ async def test_a_program_that_cannot_be_looked_at_is_no_proof(host: SweepHost) -
     assert "programs" in (await closer(host)).blind
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(12, "Cannot allocate memory")])
+async def test_a_descriptor_that_cannot_be_followed_is_no_proof(
+    host: SweepHost, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """As in a container without CAP_SYS_PTRACE: the listing may be read, the links may not."""
+    host.program(77, "/dev/nvme0n1")
+    readlink = os.readlink
+
+    def refuse(path: str) -> str:
+        if path.endswith("/fd/0"):
+            raise error
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    assert "programs" in (await closer(host)).blind
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), ProcessLookupError(3, "gone")])
+async def test_a_descriptor_that_was_closed_is_passed_over(
+    host: SweepHost, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    host.program(77, "/dev/nvme0n1")
+
+    def gone(path: str) -> str:
+        raise error
+
+    monkeypatch.setattr(os, "readlink", gone)
+    assert phrases(await closer(host)) == {}
+
+
+async def test_a_namespace_that_cannot_be_named_is_read_all_the_same(
+    host: SweepHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.program(77)
+    host.mount_disk(0, "/inside", process="77")
+
+    def refuse(path: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    assert "/inside" in phrases(await closer(host))["nvme0n1"][0]
+
+
+@pytest.mark.parametrize(
+    ("place", "is_served"),
+    [
+        ("/dev/x", False),
+        ("/data/x", True),
+        ("/data/local/x", False),
+        ("/data/local", False),
+        ("/data/locals", True),
+        ("/over/x", False),
+        ("/fuse/x", True),
+        ("//x", False),
+    ],
+)
+def test_the_deepest_mount_above_a_path_has_it(place: str, is_served: bool) -> None:
+    served = {"/": True, "/dev": False, "/data/local": False, "/over": False, "/fuse": True}
+    assert _is_served(place, served) == is_served
+    assert not _is_served(place, {})
+
+
+async def test_on_a_diskless_node_open_devices_are_found_by_number(
+    host: SweepHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = str(host.tree.path("dev/by-name"))
+    host.program(77, node, "/exported/file")
+    host.mount("/", "0:20", "server:/root", process="77", fs_type="nfs4")
+    host.mount(str(host.tree.path("dev")), "0:6", "udev", process="77", fs_type="devtmpfs")
+    asked: list[str] = []
+
+    def number(path: str) -> str:
+        asked.append(os.path.basename(path))
+        return str(host.number(0))
+
+    monkeypatch.setattr(programs, "_block_number", number)
+    assert phrases(await closer(host)) == {"nvme0n1": ("nvme0n1 is open in pid 77 (postgres)",)}
+    assert asked == ["0"]
+
+
 async def test_a_loop_device_over_a_node_of_another_name_is_found(host: SweepHost) -> None:
     host.loop("loop3", "/publish/pod-1")
     host.tree.nodes.numbers[str(host.tree.path("publish/pod-1"))] = host.number(0)
@@ -205,6 +312,13 @@ class BrokenNodes(BlockNodes):
 
     def is_claimed(self, path: str) -> bool:
         raise PermissionError(13, "Permission denied")
+
+
+async def test_a_node_that_is_missing_in_dev_is_no_proof(host: SweepHost) -> None:
+    host.tree.nodes.numbers.clear()
+    assert (await closer(host)).unseen == {}
+    host.real_proc()
+    assert "no such block device" in (await closer(host)).unseen["nvme0n1"]
 
 
 async def test_an_open_that_is_not_allowed_is_no_proof(host: SweepHost) -> None:

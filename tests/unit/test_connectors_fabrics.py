@@ -63,7 +63,7 @@ def test_an_option_is_written_when_it_differs_from_the_kernels(config: Connectio
 
 
 def whole(option_values: dict[str, int]) -> ConnectionConfig:
-    loss = option_values["ctrl_loss_tmo"]
+    loss = option_values["ctrl_loss_tmo"] or 600
     if 0 < loss < max(option_values["reconnect_delay"], option_values["fast_io_fail_tmo"]):
         option_values["ctrl_loss_tmo"] = -1
     return ConnectionConfig(host_iface="", **option_values)

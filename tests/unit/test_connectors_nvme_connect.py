@@ -1,7 +1,9 @@
 """Connecting on made-up trees, with both links: what is there is used, what is missing is made, failures undone."""
 
 import asyncio
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +218,28 @@ async def test_a_program_that_hangs_is_tried_again_and_what_it_made_is_found(ben
     connected = await bench.connector.connect(TARGET, CONFIG)
     assert bench.connects == 1
     assert connected.created
+
+
+def not_started(number: int) -> Unavailable:
+    """What the runner raises, with its cause."""
+    error = Unavailable(f"/usr/sbin/nvme cannot be started: {os.strerror(number)}")
+    error.__cause__ = OSError(number, os.strerror(number))
+    return error
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE])
+async def test_a_process_that_cannot_be_started_just_now_is_tried_again(bench: NvmeBench, number: int) -> None:
+    bench.runner.on(*bench.connect_program, error=not_started(number))
+    with pytest.raises(Unavailable, match=f"at 192.0.2.1:4420: .*{os.strerror(number)}.*after {ATTEMPTS} attempts"):
+        await bench.connector.connect(TARGET, CONFIG)
+    assert bench.connects == ATTEMPTS
+
+
+async def test_a_program_that_may_not_be_started_fails_at_once(bench: NvmeBench) -> None:
+    bench.runner.on(*bench.connect_program, error=not_started(errno.EACCES))
+    with pytest.raises(Unavailable, match="cannot be started"):
+        await bench.connector.connect(TARGET, CONFIG)
+    assert bench.connects == 1
 
 
 async def test_a_process_that_cannot_be_started_is_unavailable(bench: NvmeBench) -> None:

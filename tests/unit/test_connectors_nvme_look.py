@@ -150,6 +150,40 @@ async def test_a_moved_session_in_use_stays_where_paths_are_not_joined(tmp_path:
     assert bench.runner.calls == []
 
 
+@pytest.mark.parametrize("left", [other_host, dead], ids=lambda left: left.__name__)
+async def test_an_attempt_never_takes_away_what_a_raw_block_volume_may_use(bench: NvmeBench, left: Left) -> None:
+    left(bench)
+    with pytest.raises(FailedPrecondition, match=r"is of no use: .*It stays, because .*raw block.*Delete the pods"):
+        await bench.connector.attempt(TARGET, CONFIG)
+    assert bench.runner.calls == []
+
+
+async def test_an_attempt_joins_the_new_portal_to_a_moved_session(bench: NvmeBench) -> None:
+    moved(bench)
+    await bench.connector.attempt(TARGET, CONFIG)
+    assert (bench.disconnects, bench.connects) == (0, 1)
+
+
+async def test_an_attempt_leaves_a_moved_session_where_paths_are_not_joined(tmp_path: Path) -> None:
+    bench = NvmeBench(tmp_path, multipath=False)
+    moved(bench)
+    await bench.connector.attempt(TARGET, CONFIG)
+    assert bench.runner.calls == []
+
+
+@pytest.mark.parametrize("multipath", [True, False])
+@pytest.mark.parametrize(("state", "traddr"), [("dead", "192.0.2.1"), ("connecting", "192.0.2.9")])
+async def test_an_attempt_makes_a_useless_session_without_namespaces_anew(
+    tmp_path: Path, multipath: bool, state: str, traddr: str
+) -> None:
+    bench = NvmeBench(tmp_path, multipath=multipath)
+    bench.tree.add_session(NQN, state=state, traddr=traddr)
+    bench.runner.on(*bench.connect_program, effect=bench.export())
+    bench.let_disconnect()
+    await bench.connector.attempt(TARGET, CONFIG)
+    assert (bench.disconnects, bench.connects) == (1, 1)
+
+
 async def test_a_session_on_its_way_is_joined_through_a_portal_that_is_up(bench: NvmeBench) -> None:
     bench.tree.add_namespace(bench.tree.add_session(NQN, state="connecting"), uuid=UUID)
     target = NvmeTarget(NQN, ("192.0.2.1", "192.0.2.2"), 4420, UUID)

@@ -148,6 +148,22 @@ async def test_a_cancelled_attempt_takes_away_only_what_it_made(cli: NvmeBench) 
     assert await paths(cli) == ["192.0.2.1"]
 
 
+async def test_a_cancelled_attempt_keeps_what_it_saw_to_be_made(cli: NvmeBench) -> None:
+    # Both programs run at once: the first one's end is seen, the second one never ends.
+    cli.runner.on("nvme", "connect", effect=cli.export(), times=1)
+    cli.runner.on("nvme", "connect", hang=True)
+    call = asyncio.create_task(cli.connector.attempt(BOTH, CONFIG))
+    await cli.runner.hanging.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert await paths(cli) == ["192.0.2.1"]
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await paths(cli) == ["192.0.2.1"]
+    assert cli.disconnects == 0
+
+
 async def test_dropping_removes_the_named_controllers_whoever_uses_them(bench: NvmeBench) -> None:
     await bench.connector.connect(TARGET, CONFIG)
     bench.tree.nodes.claimed.add(f"{bench.tree.host.dev}/nvme0n1")

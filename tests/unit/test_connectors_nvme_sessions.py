@@ -23,9 +23,95 @@ def bench(tmp_path: Path) -> NvmeBench:
 
 async def test_a_disconnect_is_seen_in_sysfs(bench: NvmeBench) -> None:
     bench.tree.add_namespace(bench.tree.add_session(NQN), uuid=UUID)
-    bench.runner.on("nvme", "disconnect", "-d", "nvme0", effect=bench.remove)
+    bench.runner.on("nvme", "disconnect", "-n", NQN, effect=bench.remove)
     await bench.connector.disconnect(TARGET)
     assert await bench.connector.find(TARGET) is None
+
+
+async def test_a_part_of_a_session_is_disconnected_by_its_controllers(bench: NvmeBench) -> None:
+    number = bench.tree.add_session(NQN)
+    session = await bench.connector.resolver.session(NQN)
+    assert session is not None
+    bench.tree.add_path(number, NQN, traddr="192.0.2.2")
+    bench.runner.on("nvme", "disconnect", "-d", "nvme0", effect=bench.remove)
+    await bench.connector.drop(session)
+    assert len(bench.runner.calls) == 1
+
+
+async def test_an_nqn_with_a_comma_would_be_two_to_nvme_cli(bench: NvmeBench) -> None:
+    odd = f"{NQN},{NQN}-other"
+    number = bench.tree.add_session(odd)
+    session = await bench.connector.resolver.session(odd)
+    assert session is not None
+    bench.runner.on("nvme", "disconnect", "-d", "nvme0", effect=lambda _: bench.tree.remove_session(number))
+    await bench.connector.drop(session)
+    assert len(bench.runner.calls) == 1
+
+
+def give_to_another(bench: NvmeBench, *controllers: int) -> None:
+    """The controllers go, and their names are another subsystem's."""
+    for number in controllers:
+        bench.tree.path(f"sys/class/nvme-subsystem/nvme-subsys0/nvme{number}").unlink()
+        bench.tree.path(f"sys/class/nvme/nvme{number}/subsysnqn").write_text(f"{NQN}-other\n")
+
+
+@pytest.mark.parametrize("link", ["nvme-cli", "fabrics"])
+async def test_a_controller_whose_name_has_become_anothers_is_left_alone(tmp_path: Path, link: str) -> None:
+    bench = NvmeBench(tmp_path, link=link)
+    bench.tree.add_session(NQN)
+    session = await bench.connector.resolver.session(NQN)
+    assert session is not None
+    give_to_another(bench, 0)
+    await bench.connector.drop(session)
+    assert bench.runner.calls == []
+
+
+async def test_a_name_that_is_reused_during_a_disconnect_is_not_written_to(tmp_path: Path) -> None:
+    bench = NvmeBench(tmp_path, link="fabrics")
+    bench.tree.add_path(bench.tree.add_session(NQN), NQN, traddr="192.0.2.2")
+    bench.runner.on(*bench.disconnect_program, effect=lambda _: give_to_another(bench, 0, 1))
+    await bench.connector.disconnect(TARGET)
+    assert len(bench.runner.calls) == 1
+
+
+async def test_what_cannot_be_told_of_a_controller_ends_the_disconnect(tmp_path: Path) -> None:
+    bench = NvmeBench(tmp_path, link="fabrics")
+    bench.tree.add_path(bench.tree.add_session(NQN), NQN, traddr="192.0.2.2")
+    shown = bench.tree.path("sys/class/nvme/nvme1/subsysnqn")
+
+    def hide(argv: tuple[str, ...]) -> None:
+        shown.unlink()
+        shown.mkdir()
+
+    bench.runner.on(*bench.disconnect_program, effect=hide)
+    with pytest.raises(Unavailable, match="whose controller nvme1 is cannot be told"):
+        await bench.connector.disconnect(TARGET)
+    assert len(bench.runner.calls) == 1
+
+
+async def test_a_disconnect_whose_program_crashed_is_tried_again(bench: NvmeBench) -> None:
+    bench.tree.add_session(NQN)
+    bench.runner.on("nvme", "disconnect", returncode=-6, times=2)
+    bench.let_disconnect()
+    await bench.connector.disconnect(TARGET)
+    assert bench.disconnects == 3
+
+
+async def test_a_disconnect_whose_program_crashes_for_ever_is_told(bench: NvmeBench) -> None:
+    bench.tree.add_session(NQN)
+    bench.runner.on("nvme", "disconnect", returncode=-6, stderr="corrupted size\n")
+    with pytest.raises(Unavailable, match=r"still connected.*corrupted size"):
+        await bench.connector.disconnect(TARGET)
+    assert bench.disconnects == 3
+
+
+@pytest.mark.parametrize("link", ["nvme-cli", "fabrics"])
+async def test_a_crashed_disconnect_looks_again_before_it_is_repeated(tmp_path: Path, link: str) -> None:
+    bench = NvmeBench(tmp_path, link=link)
+    bench.tree.add_session(NQN)
+    bench.runner.on(*bench.disconnect_program, returncode=-6, effect=lambda _: give_to_another(bench, 0))
+    await bench.connector.disconnect(TARGET)
+    assert bench.disconnects == 1
 
 
 async def test_nothing_is_run_for_an_absent_session(bench: NvmeBench) -> None:

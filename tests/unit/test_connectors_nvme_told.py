@@ -114,8 +114,8 @@ async def test_a_fresh_connect_takes_few_looks_and_one_program(bench: NvmeBench)
     assert (len(bench.runner.calls) - programs, bench.workers.jobs - looks) == (0, 4)
     programs, looks = len(bench.runner.calls), bench.workers.jobs
     await bench.connector.disconnect(TARGET)
-    # The session, its users, and that it has gone.
-    assert (len(bench.runner.calls) - programs, bench.workers.jobs - looks) == (1, 3)
+    # The session, its users, the session again, and that it has gone.
+    assert (len(bench.runner.calls) - programs, bench.workers.jobs - looks) == (1, 4)
 
 
 async def test_places_are_given_in_order_and_shown() -> None:

@@ -32,6 +32,7 @@ def session(state: str = "live", *, nqn: str = NQN, **fields: Any) -> Session:
 
 
 EMPTY = Session(NQN, "nvme-subsys3", session().controllers)
+GOING = Session(NQN, "nvme-subsys3", session().controllers, incomplete=("nvme3n1",))
 LEFT_OVER = Session(NQN, "nvme-subsys3")
 
 
@@ -56,6 +57,7 @@ CASES: tuple[tuple[Session, dict[str, Any]], ...] = (
     (session(cntrltype="discovery"), {}),
     (session(transport="pcie"), {}),
     (session("deleting (no IO)"), {"hangs": {NQN: Hang(("nvme3",), NOW - 40)}}),
+    (session(), {"hangs": {NQN: Hang(("nvme3",), NOW - 40)}}),
     (session(), {"running": {NQN: "NodeStageVolume"}}),
     (LEFT_OVER, {}),
     (session(transport=""), {}),
@@ -65,6 +67,7 @@ CASES: tuple[tuple[Session, dict[str, Any]], ...] = (
     (session("connecting"), {"uses": {NQN: (MOUNTED,)}}),
     (session(), {"records": {NQN: (record(block=True),)}}),
     (session(), {"unseen": {NQN: "/dev/nvme3n1 cannot be opened: Input/output error"}}),
+    (GOING, {}),
     (session(), {"records": {NQN: (record(),)}}),
     (session(), {}),
     (session("connecting"), {}),

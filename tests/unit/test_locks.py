@@ -106,3 +106,10 @@ def test_a_key_that_another_process_holds_is_aborted_and_nothing_stays_held(tmp_
 def test_a_lock_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="--state-dir"):
         LockFile(str(tmp_path / "absent" / "locks"))
+
+
+def test_a_lock_given_back_after_the_file_was_closed_touches_no_other_file(tmp_path: Path) -> None:
+    shared = LockFile(str(tmp_path / "locks"))
+    with OperationLocks(shared).hold("sweep", "v1"):
+        shared.close()
+    assert taken_elsewhere(tmp_path / "locks", "v1")

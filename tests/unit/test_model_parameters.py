@@ -21,7 +21,8 @@ values = st.fixed_dictionaries(
 
 @given(values)
 def test_a_connection_config_survives_the_context(parameters: dict[str, str]) -> None:
-    loss = int(parameters.get("ctrlLossTmo", "-1"))
+    # 0 is the kernel's.
+    loss = int(parameters.get("ctrlLossTmo", "-1")) or 600
     delay, fast = int(parameters.get("reconnectDelay", "5")), int(parameters.get("fastIoFailTmo", "-1"))
     if 0 < loss < max(delay, fast):
         # Each value alone is allowed; together they make no sense.
@@ -81,7 +82,13 @@ def test_only_plain_decimal_integers_are_values(option: Option, text: str) -> No
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"ctrlLossTmo": "3", "reconnectDelay": "5"}, {"ctrlLossTmo": "10", "fastIoFailTmo": "11"}]
+    "parameters",
+    [
+        {"ctrlLossTmo": "3", "reconnectDelay": "5"},
+        {"ctrlLossTmo": "10", "fastIoFailTmo": "11"},
+        {"ctrlLossTmo": "0", "reconnectDelay": "601"},
+        {"ctrlLossTmo": "0", "fastIoFailTmo": "601"},
+    ],
 )
 def test_combinations_without_sense_are_refused(parameters: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match="is above ctrlLossTmo"):

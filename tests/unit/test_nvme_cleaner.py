@@ -12,6 +12,7 @@ import pytest
 
 from rds_csi.errors import DeadlineExceeded, Unavailable
 from rds_csi.locks import LockFile, OperationLocks
+from rds_csi.nvme.decision import HANG_SECONDS
 from rds_csi.nvme.orphans import Decision, Result
 from rds_csi.nvme.sessions import Session
 from tests.support.sweep_host import GRACE, PREFIX, SweepHost, record_of
@@ -175,6 +176,39 @@ async def test_a_node_of_another_device_is_no_proof(host: SweepHost) -> None:
     host.tree.nodes.numbers[f"{host.tree.host.dev}/nvme{number}n1"] = host.number(7)
     outcome = (await host.sweep())["v0"]
     assert outcome.verdict.unsure
+
+
+async def test_a_missing_node_is_no_proof_on_a_real_host(host: SweepHost) -> None:
+    host.session("v0", state="dead")
+    host.tree.nodes.numbers.clear()
+    host.real_proc()
+    assert (await host.sweep())["v0"].verdict.unsure
+    assert not host.disconnected
+
+
+@pytest.mark.parametrize("missing", ["nsid", "dev", "size"])
+async def test_a_mounted_device_that_is_going_keeps_its_session(host: SweepHost, missing: str) -> None:
+    number = host.session("v0")
+    host.mount_disk(number, "/mnt")
+    host.tree.path(f"sys/block/nvme{number}n1", missing).unlink()
+    outcome = (await host.sweep())["v0"]
+    assert (outcome.verdict.decision, outcome.verdict.unsure) == (Decision.KEEP, True)
+    assert not host.disconnected
+
+
+async def test_a_disconnect_that_was_killed_is_tried_again_after_a_while(host: SweepHost) -> None:
+    host.session("v0", state="dead")
+
+    async def slow(session: Session) -> None:
+        raise DeadlineExceeded("nvme did not end within 30 s and was killed")
+
+    assert (await host.sweep(host.cleaner(disconnect=slow)))["v0"].result is Result.HANGING
+    host.clock.seconds += HANG_SECONDS - 1
+    await host.sweep()
+    assert host.disconnected == []
+    host.clock.seconds += 1
+    await host.sweep()
+    assert host.disconnected == ["v0"]
 
 
 # Operations

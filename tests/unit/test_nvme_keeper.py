@@ -17,7 +17,7 @@ from rds_csi.metrics import Metrics
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.records import StageRecord
 from rds_csi.model.targets import FileTarget, NvmeTarget, Target
-from rds_csi.nvme.keeper import LOOK_SECONDS, PAUSE_SECONDS, SessionKeeper
+from rds_csi.nvme.keeper import LOOK_SECONDS, PAUSE_SECONDS, UNDO_SECONDS, SessionKeeper
 from rds_csi.nvme.outages import missing_portals
 from rds_csi.nvme.resolver import DeviceResolver
 from rds_csi.nvme.uevents import Uevents
@@ -445,3 +445,8 @@ async def test_a_shutdown_leaves_no_task_and_lets_attempts_undo_what_they_began(
         tasks.cancel_scope.cancel()
     assert undone == [NQN]
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("reconnect")]
+
+
+def test_a_shutdown_ends_before_kubernetes_kills_the_driver() -> None:
+    # 30 s in all, of which the running calls may take 25.
+    assert UNDO_SECONDS < 30 - 25

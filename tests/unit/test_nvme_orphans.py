@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rds_csi.errors import ConfigurationError
 from rds_csi.model.devices import DeviceNumber
+from rds_csi.nvme.decision import HANG_SECONDS
 from rds_csi.nvme.orphans import Decision, Hang, Kind, Sighting, Snapshot, Verdict, decide
 from rds_csi.nvme.sessions import Controller, Namespace, Session, SessionIndex
 from tests.support.sweep_host import INIT, PREFIX, SweepHost, record_of
@@ -170,6 +171,43 @@ def test_a_disconnect_that_hangs_is_not_repeated_while_the_controllers_are_the_s
     assert verdict(others).decision is Decision.DISCONNECT
 
 
+@pytest.mark.parametrize("state", ["deleting", "deleting (no IO)"])
+def test_a_disconnect_that_hangs_in_the_kernel_is_never_repeated(state: str) -> None:
+    for states in ((state,), ("live", state)):
+        item = session(*states)
+        names = tuple(controller.name for controller in item.controllers)
+        found = verdict(replace(snapshot(item), hangs={NQN: Hang(names, 0.0)}))
+        assert (found.decision, found.urgent) == (Decision.KEEP, True)
+        assert "not touched again" in found.reason
+
+
+@pytest.mark.parametrize("item", [AWAY, DEAD, EMPTY], ids=lambda item: item.states)
+def test_a_disconnect_that_was_merely_slow_is_tried_again_some_time(item: Session) -> None:
+    hanging = replace(snapshot(item), now=NOW, hangs={NQN: Hang(("nvme0",), NOW - HANG_SECONDS + 1)})
+    found = verdict(hanging)
+    assert (found.decision, found.urgent) == (Decision.KEEP, True)
+    assert "hangs" in found.reason
+    assert verdict(replace(hanging, now=NOW + 1)).decision is Decision.DISCONNECT
+
+
+@pytest.mark.parametrize("item", [AWAY, DEAD, EMPTY], ids=lambda item: item.states)
+def test_a_device_that_could_not_be_read_whole_may_be_used(item: Session) -> None:
+    going = replace(item, incomplete=("nvme0n1",))
+    found = verdict(snapshot(going))
+    assert (found.decision, found.unsure) == (Decision.KEEP, True)
+    assert "its device nvme0n1 is coming or going just now" in found.reason
+    # Its left-over counts too: they are disconnected together.
+    left_over = replace(session(devices=0), incomplete=("nvme0n1",))
+    assert [v.decision for v in decide(snapshot(left_over, item))] == [Decision.KEEP, Decision.KEEP]
+    assert verdict(replace(snapshot(going), uses={NQN: ("it is used",)})).reason == "it is used."
+
+
+def test_a_moved_volume_with_such_a_device_is_cut_only_while_no_path_is_live() -> None:
+    for item, decision in ((EMPTY, Decision.KEEP), (AWAY, Decision.DISCONNECT)):
+        going = replace(item, incomplete=("nvme0n1",))
+        assert verdict(replace(snapshot(going), moved=frozenset({NQN}))).decision is decision
+
+
 # The policy for unused ones
 
 
@@ -259,6 +297,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     kinds = [draw(st.sampled_from(Kind))]
     names = tuple(f"nvme{n}" for n in range(len(states)))
     flag = st.integers(0, 4).map(lambda number: number == 0)
+    item = replace(item, incomplete=("nvme0n9",) if draw(flag) else ())
     return Snapshot(
         SessionIndex({item.nqn: (item,)}),
         PREFIX,
@@ -271,7 +310,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         records={NQN: (record_of(NQN, "v0", block=draw(st.booleans())),)} if draw(flag) else {},
         running={NQN: "NodeStageVolume"} if draw(flag) else {},
         moved=frozenset({NQN}) if draw(flag) else frozenset(),
-        hangs={NQN: Hang(names, NOW)} if draw(flag) else {},
+        hangs={NQN: Hang(names, draw(st.sampled_from([NOW, NOW - HANG_SECONDS])))} if draw(flag) else {},
         first_seen={Sighting(NQN, "nvme-subsys0", names, k): draw(st.sampled_from([900.0, 990.0])) for k in kinds},
     )
 
@@ -281,12 +320,13 @@ def may_go(of: Snapshot) -> bool:
     ((item,),) = of.index.by_nqn.values()
     states = {controller.state for controller in item.controllers}
     ours = item.nqn.startswith(PREFIX) and {controller.transport for controller in item.controllers} == {"tcp"}
-    if not ours or item.nqn in of.running or item.nqn in of.hangs:
+    hangs = [hang for hang in of.hangs.values() if hang.since == NOW or any("deleting" in state for state in states)]
+    if not ours or item.nqn in of.running or hangs:
         return False
     if item.nqn in of.moved and "live" not in states:
         return True
     records = of.records.get(item.nqn, ())
-    if of.blind or of.unseen or of.uses or any(record.block for record in records):
+    if of.blind or of.unseen or item.incomplete or of.uses or any(record.block for record in records):
         return False
     if item.nqn in of.moved:
         return True
@@ -451,6 +491,19 @@ async def test_each_use_keeps_a_dead_session(tmp_path: Path, use: str, multipath
     outcome = (await host.sweep())["v0"]
 
     assert outcome.verdict.decision is Decision.KEEP
+    assert not host.disconnected
+
+
+@pytest.mark.parametrize("process", ["self", INIT, "77"])
+@pytest.mark.parametrize("character", ["\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028"], ids=ascii)
+async def test_a_mount_path_with_an_odd_line_end_keeps_a_session(tmp_path: Path, character: str, process: str) -> None:
+    host = SweepHost(tmp_path)
+    number = host.session("v0", state="dead")
+    if process.isdecimal() and process != INIT:
+        host.program(int(process), namespace="mnt:[5]")
+    host.mount_disk(number, f"/mnt/{character}a{character}", process=process)
+
+    assert "is mounted at" in (await host.sweep())["v0"].verdict.reason
     assert not host.disconnected
 
 

@@ -364,6 +364,44 @@ def test_the_type_of_a_controller_is_seen(tmp_path: Path, kind: str) -> None:
     assert session.controllers[0].cntrltype == kind
 
 
+@pytest.mark.parametrize("early", ["", "reserved"])
+def test_the_type_of_a_controller_is_remembered_once_it_is_live(tmp_path: Path, early: str) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_session(NQN, state="connecting")
+    kind = tree.path("sys/class/nvme/nvme0/cntrltype")
+    sysfs = NvmeSysfs(tree.host)
+
+    def seen() -> str:
+        session = sysfs.session(NQN)
+        assert session is not None
+        return session.controllers[0].cntrltype
+
+    kind.write_text(early + "\n")
+    assert seen() == early
+    kind.write_text("discovery\n")
+    tree.set_state(0, "live")
+    assert seen() == "discovery"
+    # It never changes, so it is read no more, whatever becomes of the controller.
+    kind.write_text("io\n")
+    for state in ("connecting", "live"):
+        tree.set_state(0, state)
+        assert seen() == "discovery"
+
+
+@pytest.mark.parametrize("multipath", [True, False])
+@pytest.mark.parametrize("missing", ["nsid", "dev", "size"])
+def test_a_device_that_is_not_whole_is_named(tmp_path: Path, missing: str, multipath: bool) -> None:
+    tree = NvmeTree(tmp_path, multipath=multipath)
+    device = tree.add_namespace(tree.add_session(NQN))
+    whole = NvmeSysfs(tree.host).session(NQN)
+    assert whole is not None
+    assert whole.incomplete == ()
+    (device / missing).unlink()
+    session = NvmeSysfs(tree.host).session(NQN)
+    assert session is not None
+    assert (session.namespaces, session.incomplete) == ((), ("nvme0n1",))
+
+
 def test_a_kernel_that_does_not_show_the_type_of_a_controller_is_fine(tmp_path: Path) -> None:
     tree = NvmeTree(tmp_path)
     tree.add_session(NQN)

@@ -364,6 +364,17 @@ async def test_a_device_that_is_another_one_by_now_is_not_formatted(world: World
     assert "format" not in world.filesystems.names()
 
 
+async def test_a_device_that_becomes_another_one_as_it_is_mounted_is_let_go(world: World) -> None:
+    async def lose_the_device() -> None:
+        await world.connector.disconnect(TARGET)
+        await world.connector.connect(TARGET, world.connector.read_context(world.context)[1])
+
+    world.filesystems.before["mount"] = lose_the_device
+    with pytest.raises(Unavailable, match="not the device of volume v1 any more"):
+        await world.stage()
+    assert await world.mounted() == []
+
+
 async def test_a_repeated_call_ends_what_a_slow_one_began(world: World) -> None:
     wanted = capability(group="1234")
     await world.stage(wanted)
