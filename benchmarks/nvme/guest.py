@@ -66,7 +66,8 @@ class Bench:
         """One volume's life beside many sessions."""
         self._crowd.grow(CROWD)
         for connector in self._flags.connector:
-            crowded = self._lives(connector, 2 if self._flags.quick else 3)
+            # As many rounds as beside none: two medians are compared.
+            crowded = self._lives(connector, 3 if self._flags.quick else 9)
             yield from lives.figures(crowded)
             if connector in self._alone:
                 yield from lives.crowd_figures(self._alone[connector], crowded)

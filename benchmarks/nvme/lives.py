@@ -48,7 +48,10 @@ def measure(directory: Path, floor: Floor, lives: Lives, volume: Exported, round
 
     async def every_round() -> None:
         with client(driver) as node:
-            # Not counted in time: it loads what is loaded at the first use.
+            # Not counted in time: the first ones load what is loaded at the first use, and read the names of all
+            # other sessions, which later ones know.
+            await node.life(volume)
+            await asyncio.to_thread(settle, lives.sessions)
             lives.programs = await node.programs(volume)
             for number in range(rounds):
                 turns = [None, *hows]

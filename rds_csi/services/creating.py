@@ -51,11 +51,7 @@ class Creating:
         """CreateVolume: everything is checked before anything is made."""
         wish = self._check(request)
         with self._locks.hold("CreateVolume", wish.volume_id):
-            volume = await self._find(wish.volume_id)
-            if volume is None:
-                topology.check_requirement(request.accessibility_requirements, self._segments, "a new volume")
-                size = await self._choose_size(wish)
-                volume = await finish(self._array.create_volume(_spec(wish, size)))
+            volume = await self._obtain(wish, request.accessibility_requirements)
             _check_same(volume, wish)
         target_context = self._connector.volume_context(volume.target, wish.parameters.connection)
         context = {**target_context, **wish.parameters.to_context()}
@@ -92,6 +88,21 @@ class Creating:
         needed = Feature.SNAPSHOTS if source.kind is SourceKind.SNAPSHOT else Feature.CLONES
         if needed not in self._array.traits.features:
             raise InvalidArgument(f"this array cannot make a volume from a {source.kind.value}")
+
+    async def _obtain(self, wish: _Wish, requirement: csi.TopologyRequirement) -> Volume:
+        """The volume of that id: as it is when it exists, else made now.
+
+        The array itself looks before it makes one; another look here would cost a round trip for every volume.
+        Only what is needed for nothing but a new volume is preceded by one: topology, and the source, which may
+        be gone by the time of a repeated call.
+        """
+        reachable = topology.fits(requirement, self._segments)
+        if wish.source is not None or not reachable:
+            existing = await self._find(wish.volume_id)
+            if existing is not None:
+                return existing
+        topology.check_requirement(requirement, self._segments, "a new volume")
+        return await finish(self._array.create_volume(_spec(wish, await self._choose_size(wish))))
 
     async def _find(self, volume_id: str) -> Volume | None:
         try:

@@ -31,15 +31,21 @@ def names_only(requirement: TopologyRequirement, segments: Segments) -> bool:
     return bool(requirement.requisite) and all(item.segments == dict(segments) for item in requirement.requisite)
 
 
-def check_requirement(requirement: TopologyRequirement, segments: Segments, what: str) -> None:
-    """ResourceExhausted when none of the requisite topologies is one of the array's.
+def fits(requirement: TopologyRequirement, segments: Segments) -> bool:
+    """Whether the array's volumes can be reached in one of the requisite topologies, or none is asked for.
 
     ``preferred`` is a wish, and there is nothing to choose from.
     """
     requisite: Sequence[Topology] = requirement.requisite
-    if not segments or not requisite or any(is_within(topology, segments) for topology in requisite):
+    return not segments or not requisite or any(is_within(topology, segments) for topology in requisite)
+
+
+def check_requirement(requirement: TopologyRequirement, segments: Segments, what: str) -> None:
+    """ResourceExhausted when none of the requisite topologies is one of the array's."""
+    if fits(requirement, segments):
         return
-    wanted = "; ".join(", ".join(f"{key}={value}" for key, value in item.segments.items()) for item in requisite[:8])
+    asked = requirement.requisite[:8]
+    wanted = "; ".join(", ".join(f"{key}={value}" for key, value in item.segments.items()) for item in asked)
     here = ", ".join(f"{key}={value}" for key, value in segments.items())
     raise ResourceExhausted(
         f"{what} can be reached from {here} only, not from {wanted[:512]}",
