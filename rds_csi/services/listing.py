@@ -1,5 +1,6 @@
 """What the array has: volumes, their health, and what it can still give."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from rds_csi.arrays.protocol import Array
@@ -11,13 +12,15 @@ from rds_csi.services import topology
 from rds_csi.services.capabilities import parse_capability, why_any_unsupported
 from rds_csi.services.checks import require_volume_id
 from rds_csi.services.convert import health_message, volume_message
-from rds_csi.services.paging import check_max_entries, id_before, paginate, token_after
+from rds_csi.services.paging import KeptListing, check_max_entries, id_before, paginate, token_after
 
 # What a node says of a volume; nothing when it is not staged there.
 NodeHealth = Callable[[str], Awaitable[Sequence[HealthProblem]]]
 
 _VOLUMES = "volumes"
 _HEALTH = "health"
+# How many volumes an array is asked about at once: what asks together, an array over the network answers together.
+_TOGETHER = 1024
 
 
 class Listing:
@@ -28,6 +31,7 @@ class Listing:
         self._array = array
         self._segments = segments
         self._node_health = node_health
+        self._kept = KeptListing(array.list_volumes)
 
     async def volumes(self, request: csi.ListVolumesRequest) -> csi.ListVolumesResponse:
         """ListVolumes, sorted by id."""
@@ -35,12 +39,14 @@ class Listing:
         check_max_entries(request.max_entries)
         id_before(_VOLUMES, request.starting_token)
         page, next_token = paginate(
-            await self._array.list_volumes(),
+            await self._kept.entries(request.starting_token),
             lambda volume: volume.volume_id,
             kind=_VOLUMES,
             max_entries=request.max_entries,
             token=request.starting_token,
         )
+        if not next_token:
+            self._kept.forget()
         entries = [
             csi.ListVolumesResponseEntry(
                 volume=volume_message(volume, self._segments),
@@ -73,21 +79,15 @@ class Listing:
         limit = check_max_entries(request.max_entries)
         last_id = id_before(_HEALTH, request.starting_token)
         entries: list[csi.VolumeHealth] = []
-        for volume_id in sorted(volume.volume_id for volume in await self._array.list_volumes()):
-            if volume_id <= last_id:
-                continue
-            try:
-                problems = await self._problems(volume_id)
-            except NotFound:
-                # Deleted since it was listed.
-                continue
-            if not problems:
-                continue
-            if limit and len(entries) == limit:
-                return csi.ControllerListVolumeHealthResponse(
-                    entries=entries, next_token=token_after(_HEALTH, entries[-1].volume_id)
-                )
-            entries.append(health_message(volume_id, problems))
+        listed = sorted(volume.volume_id for volume in await self._kept.entries(request.starting_token))
+        ids = [volume_id for volume_id in listed if volume_id > last_id]
+        for begin in range(0, len(ids), _TOGETHER):
+            for volume_id, problems in await self._problems_of(ids[begin : begin + _TOGETHER]):
+                if limit and len(entries) == limit:
+                    return csi.ControllerListVolumeHealthResponse(
+                        entries=entries, next_token=token_after(_HEALTH, entries[-1].volume_id)
+                    )
+                entries.append(health_message(volume_id, problems))
         return csi.ControllerListVolumeHealthResponse(entries=entries)
 
     async def capacity(self, request: csi.GetCapacityRequest) -> csi.GetCapacityResponse:
@@ -103,6 +103,19 @@ class Listing:
             maximum_volume_size=capacity.maximum_volume_size,
             minimum_volume_size=capacity.minimum_volume_size,
         )
+
+    async def _problems_of(self, volume_ids: Sequence[str]) -> list[tuple[str, Sequence[HealthProblem]]]:
+        """Those of the volumes with which something is wrong, and what; one deleted since it was listed is none."""
+        answers = await asyncio.gather(*map(self._problems, volume_ids), return_exceptions=True)
+        found = []
+        for volume_id, answer in zip(volume_ids, answers, strict=True):
+            if isinstance(answer, NotFound):
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer:
+                found.append((volume_id, answer))
+        return found
 
     async def _problems(self, volume_id: str) -> Sequence[HealthProblem]:
         """What is wrong with the volume, on the array and on the node of this process; NotFound if absent."""

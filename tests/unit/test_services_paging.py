@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rds_csi.errors import Aborted, InvalidArgument
-from rds_csi.services.paging import paginate, token_after
+from rds_csi.services.paging import KeptListing, paginate, token_after
 
 IDS = st.lists(st.from_regex(r"[a-z0-9]{1,12}", fullmatch=True), unique=True, max_size=30)
 
@@ -52,3 +52,40 @@ def test_a_token_of_something_else_is_aborted(token: str) -> None:
 def test_negative_max_entries_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="negative"):
         page(["a"], -1)
+
+
+class Looks:
+    """An array's listing that counts how often it was looked at."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def __call__(self) -> list[int]:
+        self.count += 1
+        return [self.count]
+
+
+async def test_the_pages_of_one_listing_share_one_look_and_a_first_page_looks_anew() -> None:
+    looks = Looks()
+    kept = KeptListing(looks)
+    assert [await kept.entries(token) for token in ("", "second", "third")] == [[1], [1], [1]]
+    assert await kept.entries("") == [2]
+    kept.forget()
+    assert (await kept.entries("later"), looks.count) == ([3], 3)
+    kept.forget()
+
+
+async def test_a_look_that_fails_is_not_kept_for_the_next_page() -> None:
+    answers: list[list[int] | Aborted] = [Aborted("away"), [7]]
+
+    async def read() -> list[int]:
+        answer = answers.pop(0)
+        if isinstance(answer, Aborted):
+            raise answer
+        return answer
+
+    kept = KeptListing(read)
+    with pytest.raises(Aborted):
+        await kept.entries("")
+    assert await kept.entries("second") == [7]
+    kept.forget()
