@@ -69,7 +69,7 @@ class NvmeConnector:
         self._removal = NvmeRemoval(host, workers, block_nodes, self._waits, link)
         self._tuning = Tuning(host, self.resolver.sysfs, workers)
         self._growth = NvmeGrowth(self._waits, self.resolver.sysfs, self._device_in)
-        self._module = NvmeModule(host, options.runner, workers)
+        self._module = NvmeModule(host, options.runner)
         places = ConnectPlaces(options.max_connects, options.metrics)
         self._tools = PortalTools(
             link, self.resolver, self._waits, self._removal, self._tuning, places, options.metrics, ask, resolve
@@ -135,7 +135,7 @@ class NvmeConnector:
 
     async def find(self, target: Target) -> Device | None:
         nvme = self._expect(target)
-        return await self._device_in(nvme, await self._waits.session(nvme.nqn))
+        return self._device_in(nvme, await self._waits.session(nvme.nqn))
 
     async def target_of(self, number: DeviceNumber) -> Target | None:
         nqn = await self._waits.look(partial(self.resolver.sysfs.nqn_of, number))
@@ -233,9 +233,9 @@ class NvmeConnector:
         except DriverError as error:
             _log.warning("a session may be left: %s", error)
 
-    async def _device_in(self, target: NvmeTarget, session: Session | None) -> Device | None:
+    def _device_in(self, target: NvmeTarget, session: Session | None) -> Device | None:
         namespace = session.namespace(target.namespace_uuid) if session is not None else None
-        if namespace is None or not await self._waits.has_node(namespace):
+        if namespace is None or not self._waits.has_node(namespace):
             return None
         return self._waits.device(namespace)
 

@@ -1,7 +1,7 @@
 """Growth of an NVMe namespace: the kernel is made to look at its controllers anew, and the new size is awaited."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 from rds_csi.connectors.budget import budget
@@ -20,7 +20,7 @@ GROW_SECONDS = 30.0
 LOOK_ANEW_SECONDS = 1.0
 
 # The device in a session, with its node in /dev; None when it is not there.
-DeviceIn = Callable[[NvmeTarget, Session | None], Awaitable[Device | None]]
+DeviceIn = Callable[[NvmeTarget, Session | None], Device | None]
 
 
 class NvmeGrowth:
@@ -36,7 +36,7 @@ class NvmeGrowth:
         session = await self._waits.session(target.nqn)
         if session is None or not session.controllers:
             raise Unavailable(f"{target.nqn} is not connected", remedy="Stage the volume anew.")
-        before = await self._device_in(target, session)
+        before = self._device_in(target, session)
         if before is not None and 0 < size <= before.size:
             return before
         await self._waits.look(partial(self._rescan_controllers, session))
@@ -44,7 +44,7 @@ class NvmeGrowth:
             return await self._seen_anew(target, before)
 
         async def grown(now: Session | None) -> Device | None:
-            device = await self._device_in(target, now)
+            device = self._device_in(target, now)
             return device if device is not None and device.size >= size else None
 
         device = await self._waits.until(target.nqn, grown, timeout=budget(GROW_SECONDS))
@@ -61,7 +61,7 @@ class NvmeGrowth:
         """The device some time after a rescan, or as soon as it has another size; Unavailable when it went."""
 
         async def resized(now: Session | None) -> Device | None:
-            device = await self._device_in(target, now)
+            device = self._device_in(target, now)
             return device if device is not None and device.size != before.size else None
 
         device = await self._waits.until(target.nqn, resized, timeout=LOOK_ANEW_SECONDS) or await self._found(target)
@@ -70,7 +70,7 @@ class NvmeGrowth:
         return device
 
     async def _found(self, target: NvmeTarget) -> Device | None:
-        return await self._device_in(target, await self._waits.session(target.nqn))
+        return self._device_in(target, await self._waits.session(target.nqn))
 
     def _rescan_controllers(self, session: Session) -> None:
         for controller in session.controllers:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from rds_csi.blockdev.nodes import BlockNodes
 from rds_csi.connectors.budget import budget
-from rds_csi.errors import FailedPrecondition, Unavailable
+from rds_csi.errors import DriverError, FailedPrecondition, Unavailable
 from rds_csi.model.devices import Device
 from rds_csi.model.host import HostPaths
 from rds_csi.model.oserrors import as_look_error
@@ -61,7 +61,7 @@ class NvmeWaits:
         try:
             return await self.call(function)
         except OSError as error:
-            raise as_look_error("the NVMe sessions of this node cannot be looked at", error) from error
+            raise _as_error(error) from error
 
     async def call(self, function: Callable[[], T]) -> T:
         """``look`` whose OSError is the caller's to judge."""
@@ -115,7 +115,7 @@ class NvmeWaits:
             namespace = session.namespace(target.namespace_uuid)
             if namespace is not None or not session.is_live:
                 strange_since = None
-                usable = namespace is not None and session.is_live and await self.has_node(namespace)
+                usable = namespace is not None and session.is_live and self.has_node(namespace)
                 return (self.device(namespace), session) if usable and namespace is not None else None
             strange_since = self._clock.now() if strange_since is None else strange_since
             if self._clock.now() - strange_since >= STRANGER_SECONDS:
@@ -131,10 +131,13 @@ class NvmeWaits:
             f"no device of {target.nqn} appeared within {seconds:.3g} s: {last.states}", remedy=_NO_DEVICE_REMEDY
         )
 
-    async def has_node(self, namespace: Namespace) -> bool:
-        """Whether /dev has the node of the namespace, with its number."""
-        path = self.device(namespace).path
-        return await self.look(lambda: self._nodes.number_of(path)) == namespace.number
+    def has_node(self, namespace: Namespace) -> bool:
+        """Whether /dev has the node of the namespace, with its number. stat(2) in devtmpfs asks no device: it costs
+        less than waking a thread for it. Errors as ``look``."""
+        try:
+            return self._nodes.number_of(self.device(namespace).path) == namespace.number
+        except OSError as error:
+            raise _as_error(error) from error
 
     async def gone(self, nqn: str, names: Collection[str]) -> Session | None:
         """Wait until none of the controllers ``names`` of ``nqn`` is left; the session that still has one after
@@ -147,6 +150,10 @@ class NvmeWaits:
             return None if session is not None and any(c.name in names for c in session.controllers) else True
 
         return None if await self.until(nqn, look, timeout=GONE_SECONDS) else last
+
+
+def _as_error(error: OSError) -> DriverError:
+    return as_look_error("the NVMe sessions of this node cannot be looked at", error)
 
 
 def _refuse(target: NvmeTarget, session: Session, *, fresh: bool) -> None:

@@ -107,11 +107,11 @@ async def test_a_fresh_connect_takes_few_looks_and_one_program(bench: NvmeBench)
     await bench.connector.disconnect(TARGET)
     programs, looks = len(bench.runner.calls), bench.workers.jobs
     await bench.connector.connect(TARGET, CONFIG)
-    # The module, the session before, the session after, and the device's node.
-    assert (len(bench.runner.calls) - programs, bench.workers.jobs - looks) == (1, 4)
+    # The session before, and the session after.
+    assert (len(bench.runner.calls) - programs, bench.workers.jobs - looks) == (1, 2)
     programs, looks = len(bench.runner.calls), bench.workers.jobs
     await bench.connector.connect(TARGET, CONFIG)
-    assert (len(bench.runner.calls) - programs, bench.workers.jobs - looks) == (0, 4)
+    assert (len(bench.runner.calls) - programs, bench.workers.jobs - looks) == (0, 2)
     programs, looks = len(bench.runner.calls), bench.workers.jobs
     await bench.connector.disconnect(TARGET)
     # The session, its users, the session again, and that it has gone.
