@@ -1,0 +1,1 @@
+"""The menus of the simulated device, a module for each subject."""
