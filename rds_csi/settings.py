@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rds_csi.errors import ConfigurationError, InvalidArgument
-from rds_csi.model.names import check_node_id, check_nqn
+from rds_csi.model.names import DEFAULT_DRIVER_NAME, check_node_id, check_nqn
 
 ENV_PREFIX = "RDS_CSI_"
 
@@ -62,13 +62,14 @@ class Settings(BaseSettings):
         validation_alias=_variables("node_id", "NODE_ID", "KUBE_NODE_NAME"),
     )
     driver_name: str = Field(
-        "rds.csi.rds-csi.io",
+        DEFAULT_DRIVER_NAME,
         description="the driver's name in the cluster",
         validation_alias=_variables("driver_name"),
     )
     array: str = Field(
         "local:///var/lib/rds-csi/volumes",
-        description="the array's URL: local:///dir or nvmet://host:port?backing=dir",
+        description="the array's URL: local:///dir, nvmet://host:port?backing=dir, routeros+ssh://user@host/?pool=…, "
+        "routeros+https://user@host/?pool=…, or config:///file for several",
         validation_alias=_variables("array"),
     )
     connector: str = Field(
@@ -133,7 +134,7 @@ class Settings(BaseSettings):
         validation_alias=_variables("sweep_unused"),
     )
     dry_run: bool = Field(
-        False, description="only tell what would be disconnected", validation_alias=_variables("dry_run")
+        False, description="only tell what would be done", validation_alias=_variables("dry_run")
     )
     http_endpoint: str = Field(
         "",

@@ -6,6 +6,7 @@ from enum import Flag, auto
 from typing import Protocol
 
 from rds_csi.model.host import HostPaths
+from rds_csi.model.names import DEFAULT_DRIVER_NAME
 from rds_csi.model.sizes import INT64_MAX, MIB
 from rds_csi.model.volumes import (
     Attachment,
@@ -54,6 +55,7 @@ class ArrayOptions:
     workers: Workers
     host: HostPaths
     nqn_prefix: str
+    driver_name: str = DEFAULT_DRIVER_NAME
 
 
 class Array(Protocol):

@@ -13,46 +13,49 @@ from rds_csi.model.paths import check_path
 
 @dataclass(frozen=True, slots=True)
 class ArrayUrl:
-    """The parts of an array's URL. ``port`` is 0 when none is named; ``path`` is unquoted."""
+    """The parts of an array's URL. ``port`` is 0 when none is named; ``path`` and ``user`` are unquoted."""
 
     text: str
     host: str
     port: int
     path: str
     query: Mapping[str, str]
+    user: str = ""
 
 
-def parse_array_url(text: str, *, form: str, keys: Collection[str] = ()) -> ArrayUrl:
+def parse_array_url(text: str, *, form: str, keys: Collection[str] = (), user: bool = False) -> ArrayUrl:
     """Split ``text``; ``form`` shows how such a URL reads, ``keys`` are the query's known ones.
 
-    ConfigurationError for user names and passwords (they come from files), fragments, unknown or doubled keys.
+    ``user``: whether the URL may name a user. ConfigurationError for passwords (they come from files),
+    fragments, unknown or doubled keys. What is refused is not repeated: a password may stand anywhere in it.
     """
     remedy = f"It reads {form}."
     try:
         parts = urlsplit(text)
+        _check_plain(parts, remedy, user)
         port = parts.port or 0
         query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-    except ValueError as error:
-        raise ConfigurationError(f"the array's URL is wrong ({error})", remedy=remedy) from None
-    _check_plain(parts, remedy)
+    except ValueError:
+        raise ConfigurationError(
+            "the array's URL cannot be taken apart: its host, port or query is wrong", remedy=remedy
+        ) from None
     for key, _ in query:
         if key not in keys:
             known = f"known are {', '.join(sorted(keys))}" if keys else "none is known"
             hint = nearest(key, sorted(keys))
-            raise ConfigurationError(
-                f"the array's URL {text!r} has the unknown key {key!r}{hint}; {known}", remedy=remedy
-            )
+            raise ConfigurationError(f"the array's URL has the unknown key {key!r}{hint}; {known}", remedy=remedy)
     if len(dict(query)) != len(query):
-        raise ConfigurationError(f"the array's URL {text!r} names a key twice", remedy=remedy)
-    return ArrayUrl(text, parts.hostname or "", port, unquote(parts.path), dict(query))
+        raise ConfigurationError("the array's URL names a key twice", remedy=remedy)
+    return ArrayUrl(text, parts.hostname or "", port, unquote(parts.path), dict(query), unquote(parts.username or ""))
 
 
-def _check_plain(parts: SplitResult, remedy: str) -> None:
-    if parts.username is not None or parts.password is not None:
-        # The text is not repeated: it may hold a password.
+def _check_plain(parts: SplitResult, remedy: str, user: bool) -> None:
+    if not user and (parts.username is not None or parts.password is not None):
         raise ConfigurationError("the array's URL has a user name or password, which it has no use for", remedy=remedy)
+    if parts.password is not None:
+        raise ConfigurationError("the array's URL has a password, which belongs in a file", remedy=remedy)
     if parts.fragment:
-        raise ConfigurationError(f"the array's URL has a fragment: #{parts.fragment}", remedy=remedy)
+        raise ConfigurationError("the array's URL has a fragment (what follows a #)", remedy=remedy)
 
 
 def array_directory(path: str, form: str) -> str:

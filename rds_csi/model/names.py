@@ -9,6 +9,8 @@ import re
 
 from rds_csi.errors import InvalidArgument
 
+# The driver's name in a cluster, unless another is chosen.
+DEFAULT_DRIVER_NAME = "rds.csi.rds-csi.io"
 # CSI 1.13, "Size Limits": string fields are at most 128 bytes, unless the field says otherwise.
 MAX_NAME_BYTES = 128
 # CSI 1.13, NodeGetInfoResponse.node_id: at most 256 bytes.

@@ -1,0 +1,206 @@
+"""Snapshots and clones by copying files (/file/copy), in a job on the device, which adds the disk when all is copied.
+
+While it runs, the mark of the SOURCE names the copy (its ``job``): so everybody knows that the source must not change,
+and what is being made of it. A part of a copy whose job has died is removed, its name says that it is ours, and the
+copy is begun anew by the repeated call. A copy that is whole has a disk; what is left of it in the source's mark is
+cleared by whoever next wants to change the source.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from rds_csi import deadline
+from rds_csi.arrays.routeros.btrfs import make_ready
+from rds_csi.arrays.routeros.commands import AddDisk, Command, Deed, Expect, SetDisk, Step
+from rds_csi.arrays.routeros.copy_records import BeingCopied, Copy, check_unwritten, copies_of
+from rds_csi.arrays.routeros.core import Core
+from rds_csi.arrays.routeros.errors import GarbageReply, LostReply
+from rds_csi.arrays.routeros.mark import Kind, Mark
+from rds_csi.arrays.routeros.ownership import Owned
+from rds_csi.arrays.routeros.pool import Site
+from rds_csi.arrays.routeros.settling import UNSENT
+from rds_csi.arrays.routeros.volumes import Volumes, clear, file_disk, not_found
+from rds_csi.errors import DriverError, NotFound, Unavailable
+from rds_csi.model.sizes import MIB, round_up
+from rds_csi.model.volumes import SourceKind, Volume, VolumeSpec
+from rds_csi.retry import RetryPolicy, retry_transient
+
+# Seconds between two looks at a copy, at first and doubled up to; how long a call without a deadline waits for one.
+FIRST_POLL_SECONDS = 0.1
+POLL_SECONDS = 2.0
+WAIT_SECONDS = 60.0
+# Seconds of the caller's deadline that are left for saying how far the copy is.
+MARGIN_SECONDS = 5.0
+
+
+class Copies:
+    """Starts copies, watches them, and cleans up after dead ones."""
+
+    def __init__(
+        self, core: Core, volumes: Volumes, *, today: Callable[[], datetime], policy: RetryPolicy = UNSENT
+    ) -> None:
+        self._core = core
+        self._volumes = volumes
+        self._today = today
+        self._policy = policy
+
+    async def take(self, mark: Mark) -> Owned | tuple[Owned, Copy]:
+        """The snapshot that ``mark`` tells of: its disk, or its source and the copy that runs."""
+        site = await self._core.pool.writable()
+        taken = await self._core.find(Kind.SNAPSHOT, mark.object_id)
+        if taken is not None:
+            return taken
+        pending = await self.pending(mark.object_id)
+        source = pending[0] if pending else await self._volumes.need(mark.source_volume_id)
+        if pending and await self._runs(site, pending[1]):
+            return pending
+        ready = replace(mark, created=mark.created or self._today(), ready=True)
+        begun = await self._begin(site, source, Copy(Kind.SNAPSHOT, mark.object_id, _time(ready), mark.name), ready)
+        # A small one may be whole by now.
+        return await self._core.find(Kind.SNAPSHOT, mark.object_id) or begun
+
+    async def pending(self, snapshot_id: str) -> tuple[Owned, Copy] | None:
+        """The source and the copy that is to be the snapshot, by the marks; None when there is none."""
+        copies = copies_of(await self._core.all(Kind.VOLUME))
+        return next(
+            (item for item in copies if (item[1].kind, item[1].object_id) == (Kind.SNAPSHOT, snapshot_id)), None
+        )
+
+    async def restore(self, spec: VolumeSpec, source: Owned) -> Volume:
+        """Make a volume whose first content is the source's; waits for the copy as long as the caller does.
+
+        Unavailable, saying how far it is, when it takes longer.
+        """
+        site = await self._core.pool.writable()
+        size = round_up(spec.size, MIB)
+        ends = self._core.clock.now() + min(WAIT_SECONDS, _patience())
+        pause = FIRST_POLL_SECONDS
+        while True:
+            made = await self._core.find(Kind.VOLUME, spec.volume_id)
+            if made is not None:
+                return self._volumes.volume(await make_ready(self._core, made, spec, size))
+            source = await self._again(source)
+            if not await self._goes_on(site, source, spec.volume_id):
+                mark = self._volumes.mark(spec, ready=size <= source.disk.size)
+                await self._begin(site, source, Copy(Kind.VOLUME, spec.volume_id, self._today(), spec.name), mark)
+            if self._core.clock.now() >= ends:
+                raise Unavailable(await self._progress(site, Kind.VOLUME, spec.volume_id, source))
+            await self._core.clock.sleep(pause)
+            pause = min(2 * pause, POLL_SECONDS)
+
+    async def settle(self, kind: Kind, object_id: str) -> None:
+        """Clear the copy that the disk's mark names, when it is over; BeingCopied, saying how far it is, until then."""
+        site = await self._core.pool.site()
+        owned = await self._core.find(kind, object_id)
+        if owned is None or not owned.mark.job:
+            return
+        copy = Copy.decode(owned.mark.job)
+        if await self._core.find(copy.kind, copy.object_id) is None and await self._runs(site, copy):
+            raise BeingCopied(
+                await self._progress(site, copy.kind, copy.object_id, owned), remedy="Wait until the copy is whole."
+            )
+        await self._note(owned, owned.mark.job, "")
+
+    async def cancel(self, snapshot_id: str) -> None:
+        """Forget a copy that died before it was a snapshot; BeingCopied while it runs, as a job cannot be stopped."""
+        pending = await self.pending(snapshot_id)
+        if pending is not None:
+            await self.settle(Kind.VOLUME, pending[0].object_id)
+
+    async def _goes_on(self, site: Site, source: Owned, volume_id: str) -> bool:
+        """Whether the copy to that volume runs; BeingCopied while another one of the same source does."""
+        if not source.mark.job:
+            return False
+        copy = Copy.decode(source.mark.job)
+        if (copy.kind, copy.object_id) == (Kind.VOLUME, volume_id):
+            return await self._runs(site, copy)
+        await self.settle(source.mark.kind, source.object_id)
+        return False
+
+    async def _again(self, source: Owned) -> Owned:
+        found = await self._core.find(source.mark.kind, source.object_id)
+        if found is None:
+            raise NotFound(f"the source {source.object_id} does not exist on this array any more")
+        return found
+
+    async def _begin(self, site: Site, source: Owned, copy: Copy, mark: Mark) -> tuple[Owned, Copy]:
+        """Write the copy down, remove what is left of a dead one, start the job, write down which it is."""
+        if source.mark.job and Copy.decode(source.mark.job).object_id != copy.object_id:
+            await self.settle(source.mark.kind, source.object_id)
+        source = await self._note(source, None, copy.encode())
+        names = site.names
+        anchors = self._core.ownership.anchors(names, copy.kind, copy.object_id)
+        path = anchors.paths[0]
+        if not await clear(self._core, site, copy.kind, copy.object_id, anchors, path):
+            return source, copy
+        if copy.kind is Kind.VOLUME:
+            step = self._volumes.new_disk(site, mark, None)
+        else:
+            disk = file_disk(names.snapshot_slot(copy.object_id), path, None)
+            step = AddDisk({**disk, "nvme-tcp-export": "no", "comment": mark.encode()})
+        then = Command(anchors, (Deed(Expect(disks=0), (step,)),))
+
+        async def start() -> str:
+            return await self._core.client.copy_file(self._core.file_of(site, source), path, then)
+
+        try:
+            job = await retry_transient(start, self._policy)
+        except (LostReply, GarbageReply):
+            # It may run or not: the next call sees whether the file grows.
+            return source, copy
+        except DriverError:
+            await self._note(source, copy.encode(), "")
+            raise
+        told = replace(copy, job=job)
+        return await self._note(source, copy.encode(), told.encode()), told
+
+    async def _note(self, source: Owned, before: str | None, after: str) -> Owned:
+        """Write into the source's mark which copy runs (``after``), in place of ``before`` (None: any, and only while
+        nobody can write to the source)."""
+
+        def plan(owned: Owned) -> tuple[Step, ...] | None:
+            if owned.mark.job == after or before not in (None, owned.mark.job):
+                return None
+            if before is None:
+                check_unwritten(owned)
+            return (SetDisk({"comment": replace(owned.mark, job=after).encode()}),)
+
+        what = f"the copy of {source.object_id} could not be written down"
+        change = await self._core.change(source.mark.kind, source.object_id, plan, what=what)
+        if change.after is None:
+            raise not_found(source.object_id)
+        return change.after
+
+    async def _runs(self, site: Site, copy: Copy) -> bool:
+        """Whether the device is at it. Where the job is not known, its file must be seen to grow."""
+        if copy.job:
+            return copy.job in await self._core.client.running_jobs()
+        first = await self._part(site, copy.kind, copy.object_id)
+        await self._core.clock.sleep(POLL_SECONDS)
+        return first != await self._part(site, copy.kind, copy.object_id)
+
+    async def _part(self, site: Site, kind: Kind, object_id: str) -> int | None:
+        """Bytes of the file that is being written; None when there is none, or its size is not told."""
+        anchors = self._core.ownership.anchors(site.names, kind, object_id)
+        outcome = await self._core.settling.execute(Command(anchors, (Deed(Expect(disks=0, no_file=True)),)))
+        return outcome.files[0].size if outcome.files else None
+
+    async def _progress(self, site: Site, kind: Kind, object_id: str, source: Owned) -> str:
+        part = await self._part(site, kind, object_id)
+        done = "some" if part is None else str(part)
+        return f"{kind.name.lower()} {object_id} is being copied: {done} of {source.disk.size} bytes"
+
+
+def kind_of(kind: SourceKind) -> Kind:
+    """The disk's kind for a content source's."""
+    return Kind.SNAPSHOT if kind is SourceKind.SNAPSHOT else Kind.VOLUME
+
+
+def _time(mark: Mark) -> datetime:
+    return mark.created or datetime.fromtimestamp(0, UTC)
+
+
+def _patience() -> float:
+    left = deadline.remaining()
+    return WAIT_SECONDS if left is None else max(0.0, left - MARGIN_SECONDS)

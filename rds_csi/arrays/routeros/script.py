@@ -1,0 +1,226 @@
+"""RouterOS scripts: a guarded command, or a look, as ONE line for one exec.
+
+A script looks, decides and acts on the device, so nobody comes between; then it prints what is there and ends with a
+line that holds a fresh nonce. Only that line says that the reply is whole: RouterOS prints errors on stdout and exits
+with 0 (facts, 2.3). ``script_replies`` reads what comes back.
+
+What is used of the language is small: ``:local :set :if :put :len :pick :find :typeof :onerror``, and ``&&`` whose two
+sides are both always evaluated. Variables have one letter: in ``where`` a property would hide one of its name.
+"""
+
+import re
+from collections.abc import Mapping
+
+from rds_csi.arrays.routeros.commands import (
+    AddDisk,
+    AddSubvolume,
+    Anchors,
+    Command,
+    Deed,
+    Expect,
+    MakeDirectory,
+    RemoveDisk,
+    RemoveFile,
+    RemoveSubvolume,
+    SetDisk,
+    Step,
+)
+from rds_csi.arrays.routeros.values import check_properties, escape, normal_path, quote
+from rds_csi.errors import ResourceExhausted
+
+# Characters. RouterOS takes lines of up to 65,535; a cut command must never be run.
+MAX_SCRIPT = 60_000
+
+# The words that begin the lines of a reply.
+DONE, ERROR, DISKS, FILES, UNREAD, END = "done", "error", "disks", "files", "unread", "end"
+
+_SUBVOLUME = "/disk/btrfs/subvolume"
+
+
+def command_script(command: Command, nonce: str) -> str:
+    """The script that does ``command``: a line ``done <index>`` (nothing behind it when no deed held), ``error <text>``
+    when something was refused, then what is there, as JSON after the lines ``disks`` and ``files``."""
+    return _checked(
+        f':local n "";:local x "";'
+        f":onerror e in={{{_decision(command)}}} do={{:set x ({_text('error ')} . $e)}};"
+        f':put ("{DONE} " . $n);:if ([:len $x]>0) do={{:put $x}};'
+        f':onerror e in={{:put "{DISKS}";{_put_disks(command.anchors)};:put "{FILES}";{_put_files(command.anchors)}}}'
+        f' do={{:put ("{UNREAD} " . $e)}};{_end(nonce)}'
+    )
+
+
+def look_script(menu: str, where: str, nonce: str) -> str:
+    """The script that prints the items of a menu as JSON; ``where`` may be empty."""
+    return _checked(f':onerror e in={{{_put(menu, where)}}} do={{:put ("{ERROR} " . $e)}};{_end(nonce)}')
+
+
+def disks_look(anchors: Anchors, nonce: str) -> str:
+    """The script that prints the disks which the anchors find."""
+    return look_script("/disk", disk_condition(anchors), nonce)
+
+
+def files_look(directory: str, nonce: str) -> str:
+    """The script that prints every file below ``directory``, and perhaps some that are not: the caller compares again.
+
+    The condition is a regular expression in which whatever could mean something is any character.
+    """
+    pattern = re.sub(r"[^A-Za-z0-9/_-]", ".", normal_path(directory))
+    return look_script("/file", f'name~"^{pattern}/"', nonce)
+
+
+def old_disks_look(anchors: Anchors, nonce: str) -> str:
+    """The script that prints disks field by field, for consoles without ``:serialize`` as it is needed, and without the
+    properties that NQNs and paths are looked up by: only slots count."""
+    slots = " || ".join(f"slot={quote(slot)}" for slot in anchors.slots)
+    fields = ("slot", "type", "comment", "size", "fs", "mounted", "free")
+    puts = "".join(f':put ("{name} " . ($r->"{name}"));' for name in fields)
+    return _checked(
+        f":foreach i in=[/disk find where ({slots})] do={{"
+        f':local r [/disk get $i];:put (".id " . $i);{puts}}};{_end(nonce)}'
+    )
+
+
+def facts_script(user: str, nonce: str) -> str:
+    """The script that prints what the device is, a word and its value a line; no line of it is newer than RouterOS 7.1.
+
+    The policies need a group that one may not be allowed to read: then their line is missing.
+    """
+    resource = "".join(
+        f':put ("{word} " . [/system/resource/get {name}]);'
+        for word, name in (("version", "version"), ("board", "board-name"), ("architecture", "architecture-name"))
+    )
+    packages = (
+        ":foreach p in=[/system/package/find] do={:local r [/system/package/get $p];"
+        ':put ("package " . ($r->"name") . " " . ($r->"disabled") . " " . ($r->"available"))};'
+    )
+    policies = (
+        f":do {{:local g [/user/get [/user/find where name={quote(user, 'the user')}] group];"
+        ':put ("policies " . [:tostr [/user/group/get [/user/group/find where name=$g] policy]])} on-error={};'
+    )
+    return _checked(f"{resource}{packages}{policies if user else ''}{_end(nonce)}")
+
+
+def copy_script(source: str, destination: str, then: Command) -> str:
+    """What a job does: copy, look whether the copy is whole, and only then the command. An error ends the job."""
+    one, other = (f"[/file find where name={quote(path)}]" for path in (source, destination))
+    return _checked(
+        f':if ([:len {one}]!=1) do={{:error "no source"}};:if ([:len {other}]!=0) do={{:error "in the way"}};'
+        f"/file copy {one} name={quote(destination)};"
+        f':if ([/file get {one} size]!=[/file get {other} size]) do={{:error "not whole"}};'
+        f':local n "";{_decision(then)}'
+    )
+
+
+def job_script(script: str, nonce: str) -> str:
+    """The script that starts ``script`` as a job and prints the job's id."""
+    return _checked(
+        f':onerror e in={{:put [:execute script={escape(script)}]}} do={{:put ("{ERROR} " . $e)}};{_end(nonce)}'
+    )
+
+
+def disk_condition(anchors: Anchors) -> str:
+    """What follows ``where`` to find the anchors' disks; paths are asked for in both forms (facts, 1.5)."""
+    terms = [f"slot={quote(slot)}" for slot in anchors.slots]
+    terms += [f"nvme-tcp-server-nqn={quote(nqn)}" for nqn in anchors.nqns]
+    terms += [f"file-path={quote(form)}" for path in anchors.paths for form in (f"/{path}", path)]
+    return f"({' || '.join(terms)})"
+
+
+def file_condition(paths: tuple[str, ...]) -> str:
+    """What follows ``where`` to find the files at ``paths``."""
+    return f"({' || '.join(f'name={quote(path)}' for path in paths)})"
+
+
+def _checked(script: str) -> str:
+    if len(script) > MAX_SCRIPT:
+        raise ResourceExhausted(f"the command takes {len(script)} characters, the array's console takes {MAX_SCRIPT}")
+    return script
+
+
+def _text(words: str) -> str:
+    return f'"{words}"'
+
+
+def _end(nonce: str) -> str:
+    return f':put "{END} {nonce}"'
+
+
+def _put(menu: str, where: str) -> str:
+    """Print the items of a menu. ``detail`` is what real devices were seen to give every property for (facts, 1.8)."""
+    condition = f" where {where}" if where else ""
+    items = f"[{menu} print detail as-value{condition}]"
+    return f":put [:serialize to=json options=json.no-string-conversion value={items}]"
+
+
+def _put_disks(anchors: Anchors) -> str:
+    return _put("/disk", disk_condition(anchors))
+
+
+def _put_files(anchors: Anchors) -> str:
+    return _put("/file", file_condition(anchors.paths)) if anchors.paths else ':put "[]"'
+
+
+def _decision(command: Command) -> str:
+    """Look, then do the first deed that holds. ``$d`` disks, ``$f`` files, ``$i`` the one disk, ``$c`` its comment (the
+    concatenation makes "" of an unset one), ``$n`` the index of the deed that was begun."""
+    files = f"[/file find where {file_condition(command.anchors.paths)}]" if command.anchors.paths else '""'
+    look = (
+        f":local d [/disk find where {disk_condition(command.anchors)}];:local f {files};"
+        ':local i "";:local c "";'
+        ':if ([:len $d]=1) do={:set i [:pick $d 0];:set c ("" . [/disk get $i comment])};'
+    )
+    return look + ";".join(_deed(index, deed) for index, deed in enumerate(command.deeds))
+
+
+def _deed(index: int, deed: Deed) -> str:
+    steps = "".join(f";{_step(step)}" for step in deed.steps)
+    return f':if ({_condition(deed.expect)}) do={{:set n "{index}"{steps}}}'
+
+
+def _condition(expect: Expect) -> str:
+    terms = ['$n=""', f"[:len $d]={expect.disks}"]
+    if expect.no_file:
+        terms.append("[:len $f]=0")
+    if expect.disk_id:
+        terms.append(f'("" . $i)="{expect.disk_id}"')
+    if expect.comment is not None:
+        terms.append(f"$c={quote(expect.comment)}")
+    if expect.begins:
+        terms.append(f"[:pick $c 0 {len(expect.begins)}]={quote(expect.begins)}")
+    if expect.lacks:
+        terms.append(f'[:typeof [:find $c {quote(expect.lacks)}]]="nil"')
+    return " && ".join(terms)
+
+
+def _step(step: Step) -> str:
+    match step:
+        case AddDisk(properties):
+            return f":set i [/disk add {_arguments(properties)}]"
+        case SetDisk(properties):
+            return f"/disk set $i {_arguments(properties)}"
+        case RemoveDisk():
+            return '/disk set $i nvme-tcp-export="no";/disk remove $i'
+        case MakeDirectory(path):
+            where = f"[:len [/file find where name={quote(path)}]]=0"
+            return f':if ({where}) do={{/file add type="directory" name={quote(path)}}}'
+        case RemoveFile(path):
+            return f"/file remove [/file find where name={quote(path)}]"
+        case AddSubvolume():
+            return f"{_SUBVOLUME} add {_arguments(subvolume_properties(step))}"
+        case RemoveSubvolume(filesystem, name):
+            same = f"name={quote(name)}"
+            return (
+                f"{_SUBVOLUME} remove [{_SUBVOLUME} find where (fs={quote(filesystem)} && {same})];"
+                f':if ([:len [{_SUBVOLUME} find where {same}]]>0) do={{:error "the subvolume is still there"}}'
+            )
+
+
+def subvolume_properties(step: AddSubvolume) -> dict[str, str]:
+    """RouterOS's names and values for a new subvolume."""
+    parent = {"parent": step.parent} if step.parent else {}
+    return {"fs": step.filesystem, "name": step.name, **parent, "read-only": "yes" if step.read_only else "no"}
+
+
+def _arguments(properties: Mapping[str, str]) -> str:
+    check_properties(properties)
+    return " ".join(f"{name}={quote(value, name)}" for name, value in properties.items())
