@@ -10,6 +10,8 @@ from rds_csi import __version__
 from rds_csi.errors import DriverError
 from rds_csi.logging import configure
 from rds_csi.settings import LogFormat, Settings, add_flags, load_settings
+from rds_csi.simulator.flags import add_flags as add_simulator_flags
+from rds_csi.simulator.flags import options_from
 
 # sysexits are not for us: 2 is what argparse gives for a wrong flag, and a wrong value is no different.
 EXIT_CONFIGURATION = 2
@@ -96,6 +98,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS[:PORT]",
         help="also ask this NVMe/TCP portal (may be repeated; default: those of the array and of staged volumes)",
     )
+    doctor.add_argument(
+        "--probe",
+        action="store_true",
+        help="make a tiny volume on the RouterOS array of --array, try what is not proven of it, and remove it again",
+    )
+    doctor.add_argument(
+        "--capture",
+        default="",
+        metavar="FILE",
+        help="with --probe: keep all that was said to the array and by it in this file, without secrets",
+    )
     doctor.add_argument("--output", choices=["text", "json"], default="text", help="how to print (default: text)")
     status = add(
         "status",
@@ -104,7 +117,45 @@ def _parser() -> argparse.ArgumentParser:
         *("connector", "array", "state_dir", "host_root", "nqn_prefix", "log_level"),
     )
     status.add_argument("--output", choices=["table", "json"], default="table", help="how to print (default: table)")
-    add("demo", "play the whole life of a volume on this machine; no array needed", _demo)
+    adopt = add(
+        "adopt",
+        "make a disk that is on the array already a volume, and print the PersistentVolume for it",
+        _adopt,
+        *("array", "driver_name", "nqn_prefix", "dry_run", "host_root", "log_level"),
+    )
+    adopt.add_argument("slot", metavar="SLOT", help="the disk's slot; with several arrays ARRAY/SLOT")
+    adopt.add_argument("--volume-id", default="", metavar="ID", help="the volume's id (default: the slot)")
+    orphans = add(
+        "orphans",
+        "report what on the array belongs to no PersistentVolume, and what is damaged; delete only by a list",
+        _orphans,
+        *("array", "driver_name", "nqn_prefix", "state_dir", "host_root", "log_level"),
+    )
+    orphans.add_argument(
+        "--in-use",
+        default="",
+        metavar="FILE",
+        help="the volume and snapshot handles of all PersistentVolumes, one a line; without it only damage is told",
+    )
+    orphans.add_argument("--delete", default="", metavar="FILE", help="delete what this list names, one id a line")
+    orphans.add_argument(
+        "--apart",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="how far apart two reports must be before what both call an orphan may be deleted (default: 86400)",
+    )
+    orphans.add_argument("--output", choices=["text", "json"], default="text", help="how to print (default: text)")
+    demo = add("demo", "play the whole life of a volume on this machine; no array needed", _demo)
+    demo.add_argument(
+        "--array",
+        choices=["local", "routeros"],
+        default="local",
+        help="image files, or a simulated RouterOS over SSH and then over REST (default: local)",
+    )
+    simulate = add("simulate", "be a RouterOS look-alike with SSH and REST, with faults on demand", _simulate)
+    add_simulator_flags(simulate)
+    add_flags(simulate, "log_format", "log_level")
     return parser
 
 
@@ -144,11 +195,54 @@ def _doctor(arguments: argparse.Namespace) -> int:
     settings = _load(arguments)
     from rds_csi.commands.doctor import examine
 
-    return asyncio.run(examine(settings, portals=arguments.portal, as_json=arguments.output == "json"))
+    return asyncio.run(
+        examine(
+            settings,
+            portals=arguments.portal,
+            as_json=arguments.output == "json",
+            probe=arguments.probe,
+            capture=arguments.capture,
+        )
+    )
 
 
-def _demo(_: argparse.Namespace) -> int:
+def _adopt(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments)
+    from rds_csi.commands.adopt import adopt
+
+    return asyncio.run(adopt(settings, arguments.slot, volume_id=arguments.volume_id, dry_run=settings.dry_run))
+
+
+def _orphans(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments)
+    from rds_csi.commands.orphans import DEFAULT_APART, orphans
+
+    apart = DEFAULT_APART if arguments.apart is None else arguments.apart
+    return asyncio.run(
+        orphans(
+            settings,
+            in_use=arguments.in_use,
+            delete=arguments.delete,
+            apart=apart,
+            as_json=arguments.output == "json",
+        )
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> int:
     configure(level="error", as_json=False)
+    if arguments.array == "routeros":
+        from rds_csi.commands.demo_routeros import play_routeros
+
+        return asyncio.run(play_routeros())
     from rds_csi.commands.demo import play
 
     return asyncio.run(play())
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    _load(argparse.Namespace(**{name: value for name, value in vars(arguments).items() if name.startswith("log_")}))
+    options = options_from(arguments)
+    from rds_csi.commands.simulate import simulate
+
+    return asyncio.run(simulate(options))

@@ -1,22 +1,17 @@
 """``rds-csi demo``: the whole life of a volume over the real socket, on a temporary directory."""
 
-import asyncio
-import contextlib
 import hashlib
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
 
-import anyio
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
 
-from rds_csi.app import Role, Server
 from rds_csi.commands.actors import NODE, Actors
+from rds_csi.commands.playing import DemoFailed, in_words, serving, step
 from rds_csi.csi.v1 import (
     ControllerStub,
     NodeStub,
@@ -47,23 +42,6 @@ As root the demo also attaches a loop device, makes a filesystem, mounts it, wri
 that the snapshot and the clone hold the same bytes: sudo rds-csi demo"""
 
 
-class DemoFailed(Exception):
-    """A check of the demo did not hold."""
-
-
-@contextlib.contextmanager
-def step(title: str) -> Iterator[Callable[[str], None]]:
-    """One step: printed with its time, and with what it tells."""
-    details: list[str] = []
-    begun = time.monotonic()
-    try:
-        yield details.append
-    except BaseException:
-        print(f"     FAILED  {title}", flush=True)
-        raise
-    print(f"  {(time.monotonic() - begun) * 1000:6.0f} ms  {title:<34} {'; '.join(details)}", flush=True)
-
-
 async def play() -> int:
     """Play the demo; the exit status is 0 when every step and every check went well."""
     as_root = os.geteuid() == 0
@@ -75,12 +53,12 @@ async def play() -> int:
     print(f"loop devices, {fs_type}.\n" if as_root else "no devices (not root).\n")
     problems: list[str] = []
     try:
-        async with _serving(_settings(directory, as_root)), Channel(path=f"{directory}/csi.sock") as channel:
+        async with serving(_settings(directory, as_root)), Channel(path=f"{directory}/csi.sock") as channel:
             actors = Actors(directory, fs_type, ControllerStub(channel), NodeStub(channel))
             try:
                 await (_whole_life(actors) if as_root else _controllers_half(actors))
             except (GRPCError, DemoFailed, OSError) as error:
-                problems.append(f"{error.message if isinstance(error, GRPCError) else error}")
+                problems.append(in_words(error))
             finally:
                 problems += await actors.undo(node=as_root)
     finally:
@@ -106,22 +84,6 @@ def _settings(directory: str, as_root: bool) -> Settings:
             "state_dir": f"{directory}/state",
         }
     )
-
-
-@contextlib.asynccontextmanager
-async def _serving(settings: Settings) -> AsyncIterator[None]:
-    """A server of both roles for the block; drained at its end, and its failure to start told as it is."""
-    stop, ready = anyio.Event(), asyncio.Event()
-    server = asyncio.create_task(Server(settings, Role.ALL).run(stop, ready.set))
-    waiting = asyncio.create_task(ready.wait())
-    try:
-        await asyncio.wait((server, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if not server.done():
-            yield
-    finally:
-        waiting.cancel()
-        stop.set()
-        await server
 
 
 async def _whole_life(actors: Actors) -> None:

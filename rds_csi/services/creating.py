@@ -177,7 +177,7 @@ def _check_same(volume: Volume, wish: _Wish) -> None:
         differences.append(f"it has {volume.size} bytes")
     if volume.source != wish.source:
         differences.append("it was made from another source")
-    if wish.parameters.pool and volume.pool != wish.parameters.pool:
+    if wish.parameters.pool and not f"{volume.pool}/".startswith(f"{wish.parameters.pool}/"):
         differences.append(f"it is in pool {volume.pool!r}")
     if wish.names_provisioning and volume.provisioning is not wish.parameters.provisioning:
         differences.append(f"it is {volume.provisioning.value}")

@@ -1,5 +1,6 @@
 """The probe against the simulator, over both transports: what it learns, what it records, and that nothing is left."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -140,6 +141,18 @@ async def test_a_device_that_loses_a_reply_half_way_is_cleaned_up_all_the_same(p
     findings = await place.probe()
     assert any(not finding.ok for finding in findings.values())
     assert findings["nothing left"].ok
+    assert place.left() == []
+
+
+async def test_a_probe_that_is_cancelled_half_way_cleans_up_before_it_ends(place: Place) -> None:
+    task = asyncio.create_task(place.probe())
+    while place.recorder.step != "growth":
+        await asyncio.sleep(0)
+        assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert place.recorder.step == "clean up"
     assert place.left() == []
 
 

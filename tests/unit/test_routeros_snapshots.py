@@ -1,9 +1,12 @@
 """Snapshots, clones and groups on a RouterOS array, by btrfs subvolumes and by copying files."""
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 
+from rds_csi.arrays.routeros.commands import Anchors, Command, Deed, Expect, SetDisk
+from rds_csi.arrays.routeros.mark import decode
 from rds_csi.arrays.routeros.options import SnapshotMeans
 from rds_csi.errors import AlreadyExists, DriverError, FailedPrecondition, NotFound, Unavailable, Unimplemented
 from rds_csi.model.sizes import GIB
@@ -79,6 +82,27 @@ async def test_what_was_made_half_is_made_anew(means: SnapshotMeans) -> None:
         assert (await array.create_snapshot("snap", "snap", "pvc-a")).ready
         await array.delete_snapshot("snap")
     assert len(device.files) == 1
+
+
+@BOTH
+async def test_a_volume_not_yet_made_from_its_source_is_absent_until_the_repeated_call_has_completed_it(
+    means: SnapshotMeans,
+) -> None:
+    device = device_for(means)
+    array = array_on(device, snapshots=means)
+    await array.create_volume(spec("pvc-a"))
+    wanted = spec("pvc-b", 2 * GIB, source=from_volume("pvc-a"))
+    made = await array.create_volume(wanted)
+    mark = decode(device.by_slot("pvc-b").comment)
+    assert mark is not None
+    # As a killed call leaves it.
+    unfinished = SetDisk({"comment": replace(mark, ready=False).encode()})
+    device.execute(Command(Anchors(slots=("pvc-b",)), (Deed(Expect(disks=1), (unfinished,)),)))
+    array = array_on(device, snapshots=means)
+    with pytest.raises(NotFound):
+        await array.get_volume("pvc-b")
+    assert [volume.volume_id for volume in await array.list_volumes()] == ["pvc-a"]
+    assert await array.create_volume(wanted) == made == await array.get_volume("pvc-b")
 
 
 @BOTH

@@ -4,7 +4,6 @@ A finding that is well and has a remedy is a warning: volumes work, but not all 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from rds_csi.arrays.routeros import secrets
@@ -13,17 +12,15 @@ from rds_csi.arrays.routeros.commands import Anchors, Command, Deed, Expect
 from rds_csi.arrays.routeros.errors import BadCredentials, HostKeyMismatch, NotPermitted, Refused, TlsMistrust
 from rds_csi.arrays.routeros.least_privilege import GROUP, needed_policies, surplus_policies
 from rds_csi.arrays.routeros.options import Fencing, RestOptions, RouterosOptions, SnapshotMeans, SshOptions
+from rds_csi.arrays.routeros.pool import CLEAN, OLDEST, OLDEST_COPY, PACKAGE
 from rds_csi.arrays.routeros.records import DeviceFacts, Disk
 from rds_csi.errors import DriverError
 from rds_csi.model.sizes import GIB
 from rds_csi.model.volumes import Finding
 from rds_csi.workers import Workers
 
-# The first release with nvme-tcp-server-nqn: before it, a subsystem is called like its slot.
-OLDEST = (7, 21)
 # The first release with what a kind of snapshots is made with: /disk/btrfs/subvolume and /file/copy.
-OLDEST_FOR = {SnapshotMeans.BTRFS_SUBVOLUME: (7, 18), SnapshotMeans.FILE_COPY: (7, 23)}
-PACKAGE = "rose-storage"
+OLDEST_FOR = {SnapshotMeans.BTRFS_SUBVOLUME: (7, 18), SnapshotMeans.FILE_COPY: OLDEST_COPY}
 # A pool with less free than this share of it is about to be full.
 _LOW = 20
 
@@ -64,11 +61,9 @@ async def look_at_secrets(transport: SshOptions | RestOptions, workers: Workers)
         if path:
             look = partial(secrets.examine, path, what)
             try:
-                finding = await workers.run(look, timeout=_FILE_SECONDS, key=path)
+                findings.append(await workers.run(look, timeout=_FILE_SECONDS, key=path))
             except DriverError as error:
-                finding = _failed(what, error)
-            # A secret that a container gets is often readable by all in it: volumes work.
-            findings.append(replace(finding, ok=True) if finding.remedy.startswith("chmod") else finding)
+                findings.append(_failed(what, error))
     return findings
 
 
@@ -157,7 +152,8 @@ def _policies(options: RouterosOptions, facts: DeviceFacts) -> Finding:
         )
     lacking = [policy for policy in needed if policy not in facts.policies]
     if lacking:
-        line = f"/user/group/set [find name=[/user/get [find name={facts.user}] group]] policy={','.join(lacking)}"
+        group = f"[/user/get [/user/find where name={facts.user}] group]"
+        line = f"/user/group/set {group} policy={','.join(lacking)}"
         return Finding(_POLICIES, False, f"the user {facts.user} lacks {', '.join(lacking)}", line)
     surplus = surplus_policies(options.transport, facts.policies)
     if surplus:
@@ -213,9 +209,9 @@ def _state(pool: Disk) -> Iterator[Finding]:
     """
     if not pool.state:
         return
-    if pool.state == "clean":
-        yield Finding("pool state", True, "clean")
-    elif pool.state.startswith("clean") and "degraded" not in pool.state:
+    if pool.state == CLEAN:
+        yield Finding("pool state", True, CLEAN)
+    elif pool.state.startswith(CLEAN) and "degraded" not in pool.state:
         yield Finding("pool state", True, f"{pool.slot}: {pool.state}", "Wait until the rebuild has ended.")
     else:
         remedy = "Replace what failed before it is a second one: /disk/print where raid-master=" + pool.slot

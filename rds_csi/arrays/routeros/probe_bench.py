@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from rds_csi.arrays.routeros.checks import OLDEST
 from rds_csi.arrays.routeros.client import Client
 from rds_csi.arrays.routeros.commands import (
     AddDisk,
@@ -22,6 +21,7 @@ from rds_csi.arrays.routeros.fencing import EXPORT
 from rds_csi.arrays.routeros.mark import Kind, Mark
 from rds_csi.arrays.routeros.names import Names
 from rds_csi.arrays.routeros.options import RouterosOptions, SnapshotMeans
+from rds_csi.arrays.routeros.pool import OLDEST
 from rds_csi.arrays.routeros.records import DeviceFacts, Disk
 from rds_csi.arrays.routeros.volumes import file_disk
 from rds_csi.errors import DriverError, FailedPrecondition

@@ -86,9 +86,9 @@ def read_users(path: str) -> tuple[Credentials, ...]:
 
 
 def examine(path: str, what: str) -> Finding:
-    """Whether the secret's file is there and only for its owner and group. Blocking; never raises.
+    """Whether the secret's file is there. Blocking; never raises.
 
-    A file that everybody may read is a finding and no error: the driver can work with it.
+    One that everybody may read is told with the remedy and is no fault: a container's secrets often are like that.
     """
     try:
         read_file(path, what)
@@ -98,5 +98,5 @@ def examine(path: str, what: str) -> Finding:
     except OSError as error:
         return Finding(what, False, f"{what} {path} cannot be looked at: {error.strerror}")
     if mode & stat.S_IROTH:
-        return Finding(what, False, f"{what} {path} can be read by everybody (mode {mode:04o})", f"chmod o-rwx {path}")
+        return Finding(what, True, f"{what} {path} can be read by everybody (mode {mode:04o})", f"chmod o-rwx {path}")
     return Finding(what, True, f"{what} {path} is there, mode {mode:04o}")

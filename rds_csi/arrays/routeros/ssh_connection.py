@@ -1,6 +1,8 @@
 """One SSH connection to the device: dialled, used by several commands at once, given up after a failure."""
 
 import asyncio
+import getpass
+import os
 from dataclasses import dataclass
 
 import asyncssh
@@ -211,6 +213,7 @@ async def dial(
 
 async def _connect(options: SshOptions, key: asyncssh.SSHKey, pin: HostKeyPin) -> asyncssh.SSHClientConnection:
     """Nothing of this host's or user's SSH set-up counts: neither configuration, agent nor default keys."""
+    _have_user_name()
     return await asyncssh.connect(
         options.host,
         options.port,
@@ -227,9 +230,19 @@ async def _connect(options: SshOptions, key: asyncssh.SSHKey, pin: HostKeyPin) -
         gss_auth=False,
         gss_kex=False,
         x509_trusted_certs=None,
+        x509_trusted_cert_paths=[],
         # The scope around this call is what limits it.
         login_timeout=0,
     )
+
+
+def _have_user_name() -> None:
+    """This process has a user with a name, as asyncssh insists, which does nothing with it; in a container the user is
+    often but a number."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = "rds-csi"
 
 
 def _private_key(path: str) -> asyncssh.SSHKey:

@@ -49,8 +49,12 @@ class Volumes:
         self._core = core
 
     async def get(self, volume_id: str) -> Volume:
-        """The volume, looked at now; NotFound when it is known to be absent."""
-        return self.volume(await self.need(volume_id))
+        """The volume, looked at now; NotFound when it is known to be absent, or not made from its source yet: the
+        repeated CreateVolume goes on with that."""
+        owned = await self._core.find(VOLUME, volume_id)
+        if owned is None or not owned.mark.ready:
+            raise not_found(volume_id)
+        return self.volume(owned)
 
     async def need(self, volume_id: str) -> Owned:
         """The volume's disk; NotFound when there is none, Unavailable while it is being made from its source."""

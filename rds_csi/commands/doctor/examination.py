@@ -13,6 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from rds_csi import __version__
+from rds_csi.commands.doctor.array import examine_array, portals_of
 from rds_csi.commands.doctor.findings import (
     Result,
     State,
@@ -54,13 +55,19 @@ _LOOP = "loop"
 _REPEAT = "Repeat it as root; if it stays so, look at the kernel's log of this node."
 
 
-async def examine(settings: Settings, *, portals: Sequence[str], as_json: bool) -> int:
+async def examine(
+    settings: Settings, *, portals: Sequence[str], as_json: bool, probe: bool = False, capture: str = ""
+) -> int:
     """Print every finding; exit status 1 when something is missing.
 
-    ConfigurationError for a ``portals`` entry that is none, and for an unknown connector.
+    ``probe`` makes and removes a tiny volume on the array, and keeps what was said in the file ``capture``.
+    ConfigurationError for a ``portals`` entry that is none, for an unknown connector, and for an array's URL that
+    cannot work.
     """
-    given = [parse_portal(text) for text in portals]
-    results = worst_last(await Doctor(_with_connector(settings)).look(given))
+    given = [*map(parse_portal, portals), *portals_of(settings)]
+    doctor = Doctor(_with_connector(settings))
+    on_array = await examine_array(settings, probe=probe, capture=capture)
+    results = worst_last([*await doctor.look(given), *on_array])
     if as_json:
         print(json.dumps([asdict(result) for result in results], indent=2))
     else:

@@ -1,0 +1,137 @@
+"""What is an orphan on an array, and what of it may be deleted. Pure."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rds_csi.arrays.routeros.objects import ArrayObject, ObjectKind, find_id
+from rds_csi.errors import ConfigurationError
+
+_SNAPSHOTS = "s:"
+
+
+class Verdict(StrEnum):
+    """What something on the array is, as far as it is known."""
+
+    IN_USE = "in use"
+    ORPHAN = "orphan"
+    DAMAGED = "damaged"
+    # Named like ours, and nothing proves it: left alone.
+    UNPROVEN = "unproven"
+    # Nobody said what is in use.
+    NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class InUse:
+    """The handles that a cluster has. ``snapshots`` is None when nothing was said about snapshots."""
+
+    volumes: frozenset[str]
+    snapshots: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One object with its verdict. ``array`` is the name of its array, "" for the only one; ``object_id`` is the id by
+    which the array deletes it, "" when it is not known."""
+
+    array: str
+    item: ArrayObject
+    verdict: Verdict
+    reason: str
+    object_id: str
+
+    @property
+    def key(self) -> str:
+        """How it is called in the report and in the list of what to delete."""
+        return f"{self.array}:{self.item.key}" if self.array else self.item.key
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it is, or was, a snapshot."""
+        return self.item.kind is ObjectKind.SNAPSHOT or self.item.is_snapshot_leftover
+
+
+def parse_in_use(text: str) -> InUse:
+    """Handles of volumes, one a line; ``s:`` stands before those of snapshots (alone it says that there are none).
+    ``#`` begins a comment. ConfigurationError for a text without a line: an empty list makes all an orphan."""
+    if not text.strip():
+        raise ConfigurationError(
+            "the list of what is in use is empty: was its command refused?",
+            remedy="If really nothing is in use, write the one line: # none",
+        )
+    lines = _lines(text)
+    snapshots = frozenset(line.removeprefix(_SNAPSHOTS) for line in lines if line.startswith(_SNAPSHOTS))
+    volumes = frozenset(line for line in lines if not line.startswith(_SNAPSHOTS))
+    return InUse(volumes, snapshots - {""} if snapshots else None)
+
+
+def parse_list(text: str) -> Sequence[str]:
+    """The keys in a list of what to delete."""
+    return tuple(dict.fromkeys(_lines(text)))
+
+
+def _lines(text: str) -> Sequence[str]:
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def judge(array: str, item: ArrayObject, in_use: InUse | None, known_ids: Collection[str]) -> Judged:
+    """``known_ids``: ids of volumes and snapshots that were here before, by which leftovers are told."""
+    if item.kind is ObjectKind.DAMAGED:
+        return Judged(array, item, Verdict.DAMAGED, item.problem, "")
+    object_id = item.object_id or _identify(item, in_use, known_ids)
+    verdict, reason = _judge(item, object_id, in_use)
+    return Judged(array, item, verdict, reason, object_id)
+
+
+def _identify(item: ArrayObject, in_use: InUse | None, known_ids: Iterable[str]) -> str:
+    told = (*in_use.volumes, *(in_use.snapshots or ())) if in_use else ()
+    return find_id((*told, *known_ids), item.driver, item.cluster, item.slot, item.proof)
+
+
+def _judge(item: ArrayObject, object_id: str, in_use: InUse | None) -> tuple[Verdict, str]:
+    if not object_id:
+        return Verdict.UNPROVEN, f"{item.problem}; nothing proves that it is ours, so it is left alone"
+    if item.attached_to:
+        nodes = ", ".join(item.attached_to)
+        return (Verdict.DAMAGED if item.problem else Verdict.IN_USE), _joined(f"attached to {nodes}", item.problem)
+    wanted = _handles(item, in_use)
+    if wanted is None:
+        return (Verdict.DAMAGED if item.problem else Verdict.NOT_JUDGED), item.problem
+    if object_id in wanted:
+        return (Verdict.DAMAGED if item.problem else Verdict.IN_USE), _joined("the cluster has it", item.problem)
+    group = f"part of group snapshot {item.group_id}" if item.group_id else ""
+    return Verdict.ORPHAN, _joined("the cluster does not have it", group, item.problem)
+
+
+def _handles(item: ArrayObject, in_use: InUse | None) -> frozenset[str] | None:
+    if in_use is None:
+        return None
+    is_snapshot = item.kind is ObjectKind.SNAPSHOT or item.is_snapshot_leftover
+    return in_use.snapshots if is_snapshot else in_use.volumes
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def why_not_deleted(judged: Judged, age: float | None, apart: float) -> str:
+    """Why it must not be deleted now; "" when it may. ``age``: seconds since an earlier report saw it so."""
+    if judged.verdict is not Verdict.ORPHAN:
+        return f"it is {judged.verdict}: {judged.reason}"
+    if judged.item.group_id:
+        return f"it goes with its group snapshot {judged.item.group_id}"
+    if age is None:
+        return "no earlier report has seen it as an orphan: run the report, wait, and ask again"
+    if age < apart:
+        return f"it was seen first {age:.0f} s ago: {apart:.0f} s have to lie between two sightings"
+    return ""
+
+
+def why_list_is_doubtful(in_use: InUse, everything: Sequence[Judged]) -> str:
+    """Why nothing at all must be deleted by this list; "" when it is one of this cluster."""
+    volumes = {item.object_id for item in everything if item.item.kind is ObjectKind.VOLUME}
+    if in_use.volumes and volumes and not volumes & in_use.volumes:
+        return "none of the volumes in use is on the array: that is the list of another cluster, driver or array"
+    return ""

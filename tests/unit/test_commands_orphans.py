@@ -1,0 +1,367 @@
+"""``rds-csi orphans``: what it calls an orphan, what it never deletes, and how long it waits."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rds_csi.arrays.routeros.objects import ArrayObject, ObjectKind
+from rds_csi.arrays.routeros.options import SnapshotMeans
+from rds_csi.commands import orphan_sightings
+from rds_csi.commands.orphan_decision import InUse, Verdict, judge, parse_in_use, parse_list, why_not_deleted
+from rds_csi.commands.orphan_sightings import Now, Sighting, Sightings
+from rds_csi.commands.orphans import Outcome, Report, orphans
+from rds_csi.errors import ConfigurationError
+from rds_csi.settings import load_settings
+from rds_csi.simulator.server import Simulator, SimulatorOptions
+from rds_csi.workers import Workers
+from tests.support.routeros_arrays import VOLUME, array_on, attachment, device_for, spec
+from tests.support.routeros_memory import MemoryDevice
+
+DAY = 86400.0
+NONE = InUse(frozenset(), frozenset())
+
+
+class Bench:
+    """A device, reports on it, and a clock that is set by hand."""
+
+    def __init__(self, directory: Path, means: SnapshotMeans = SnapshotMeans.NONE) -> None:
+        self.device: MemoryDevice = device_for(means)
+        self.array = array_on(self.device, snapshots=means)
+        self.now = Now(1_800_000_000.0, 1000.0, "boot-1")
+        self.memory = str(directory / "orphans.json")
+
+    def later(self, seconds: float) -> None:
+        self.now = Now(self.now.wall + seconds, self.now.boottime + seconds, self.now.boot_id)
+
+    async def report(self, in_use: InUse | None, *delete: str) -> Outcome:
+        """By a process that has just started."""
+        report = Report({"": self.array}, self.memory, lambda: self.now, DAY, Workers())
+        return await report.run(in_use, delete)
+
+    async def verdicts(self, in_use: InUse | None) -> dict[str, Verdict]:
+        return {line.judged.key: line.judged.verdict for line in (await self.report(in_use)).lines}
+
+    async def result(self, in_use: InUse, key: str) -> str:
+        outcome = await self.report(in_use, key)
+        return next(line.result for line in outcome.lines if line.judged.key == key)
+
+    def remembered(self) -> bool:
+        return os.path.exists(self.memory)
+
+    def damage_memory(self) -> None:
+        Path(self.memory).write_text("{")
+
+    def slots(self) -> list[str]:
+        return sorted(disk.slot for disk in self.device.disks.values() if disk.type == "file")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def used(*volumes: str, snapshots: frozenset[str] | None = None) -> InUse:
+    return InUse(frozenset(volumes), snapshots)
+
+
+# What is an orphan
+
+
+async def test_without_a_list_nothing_is_an_orphan_and_damage_is_told(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    bench.device.change("b", comment="edited by hand")
+    assert await bench.verdicts(None) == {"volume/a": Verdict.NOT_JUDGED, "damaged/b": Verdict.DAMAGED}
+
+
+async def test_a_volume_that_is_not_in_the_list_is_an_orphan(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    assert await bench.verdicts(used("a")) == {"volume/a": Verdict.IN_USE, "volume/b": Verdict.ORPHAN}
+
+
+async def test_a_volume_in_the_list_without_its_file_or_disk_is_damaged(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec(VOLUME))
+    bench.device.files.pop(bench.device.by_slot("a").file_path)
+    (long,) = [disk for disk in bench.device.disks.values() if disk.type == "file" and disk.slot != "a"]
+    del bench.device.disks[long.id]
+    verdicts = await bench.verdicts(used("a", VOLUME))
+    assert verdicts == {"volume/a": Verdict.DAMAGED, f"leftover/{long.file_path}": Verdict.DAMAGED}
+
+
+async def test_an_attached_volume_is_never_an_orphan(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.attach_volume("a", attachment())
+    assert await bench.verdicts(NONE) == {"volume/a": Verdict.IN_USE}
+    assert (await bench.result(NONE, "volume/a")).startswith("kept: ")
+
+
+async def test_snapshots_are_judged_only_when_the_list_speaks_of_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, SnapshotMeans.BTRFS_SUBVOLUME)
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_snapshot("s1", "s1", "a")
+    await bench.array.create_snapshot("s2", "s2", "a")
+    assert (await bench.verdicts(used("a")))["snapshot/s1"] is Verdict.NOT_JUDGED
+    verdicts = await bench.verdicts(used("a", snapshots=frozenset({"s1"})))
+    assert verdicts["snapshot/s1"] is Verdict.IN_USE
+    assert verdicts["snapshot/s2"] is Verdict.ORPHAN
+
+
+async def test_a_leftover_whose_id_nobody_knows_is_unproven_and_kept(bench: Bench) -> None:
+    await bench.array.create_volume(spec(VOLUME))
+    (disk,) = [disk for disk in bench.device.disks.values() if disk.type == "file"]
+    del bench.device.disks[disk.id]
+    key = f"leftover/{disk.file_path}"
+    assert await bench.verdicts(NONE) == {key: Verdict.UNPROVEN}
+    bench.later(2 * DAY)
+    assert "unproven" in await bench.result(NONE, key)
+    assert disk.file_path in bench.device.files
+
+
+async def test_a_leftover_is_told_by_the_id_that_an_earlier_report_saw(bench: Bench) -> None:
+    await bench.array.create_volume(spec(VOLUME))
+    await bench.report(used(VOLUME))
+    (disk,) = [disk for disk in bench.device.disks.values() if disk.type == "file"]
+    del bench.device.disks[disk.id]
+    key = f"leftover/{disk.file_path}"
+    assert await bench.verdicts(NONE) == {key: Verdict.ORPHAN}
+    bench.later(2 * DAY)
+    assert await bench.result(NONE, key) == "deleted"
+    assert bench.device.files == {}
+
+
+# What is deleted
+
+
+async def test_an_orphan_is_deleted_only_by_a_list_and_only_after_two_sightings(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    assert "no earlier report" in await bench.result(used("a"), "volume/b")
+    bench.later(DAY - 1)
+    assert "have to lie between" in await bench.result(used("a"), "volume/b")
+    bench.later(1)
+    await bench.report(used("a"))
+    assert bench.slots() == ["a", "b"]
+    assert await bench.result(used("a"), "volume/b") == "deleted"
+    assert bench.slots() == ["a"]
+
+
+async def test_a_report_that_sees_it_well_begins_the_wait_anew(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    await bench.report(used("a"))
+    bench.later(2 * DAY)
+    await bench.report(used("a", "b"))
+    assert "no earlier report" in await bench.result(used("a"), "volume/b")
+
+
+async def test_a_volume_made_anew_under_the_name_is_seen_for_the_first_time(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    await bench.report(used("a"))
+    await bench.array.delete_volume("b")
+    await bench.array.create_volume(spec("b"))
+    bench.later(2 * DAY)
+    assert "no earlier report" in await bench.result(used("a"), "volume/b")
+
+
+async def test_a_clock_that_jumps_ages_nothing(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    await bench.report(used("a"))
+    bench.now = Now(bench.now.wall + 10 * DAY, bench.now.boottime + 60, bench.now.boot_id)
+    assert "have to lie between" in await bench.result(used("a"), "volume/b")
+    bench.now = Now(bench.now.wall - 20 * DAY, bench.now.boottime + 60, bench.now.boot_id)
+    assert "have to lie between" in await bench.result(used("a"), "volume/b")
+    bench.now = Now(bench.now.wall + DAY, 5.0, "boot-2")
+    assert await bench.result(used("a"), "volume/b") == "deleted"
+
+
+@pytest.mark.parametrize("comment", ["rds-csi/1/edited", ""])
+async def test_what_is_damaged_is_never_deleted(bench: Bench, comment: str) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    await bench.report(used("a"))
+    bench.device.change("b", comment=comment)
+    bench.later(2 * DAY)
+    assert "it is damaged" in await bench.result(used("a"), "damaged/b")
+    assert bench.slots() == ["a", "b"]
+
+
+async def test_the_list_of_another_cluster_deletes_and_remembers_nothing(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.report(used("z"))
+    bench.later(2 * DAY)
+    assert "another cluster" in await bench.result(used("z"), "volume/a")
+    assert bench.slots() == ["a"]
+    assert not bench.remembered()
+
+
+async def test_a_snapshot_of_a_group_goes_only_with_its_group(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, SnapshotMeans.BTRFS_SUBVOLUME)
+    await bench.array.create_volume(spec("a"))
+    group = await bench.array.create_group("g", "g", ["a"])
+    key = f"snapshot/{group.snapshots[0].snapshot_id}"
+    in_use = used("a", snapshots=frozenset())
+    await bench.report(in_use)
+    bench.later(2 * DAY)
+    assert "group snapshot g" in await bench.result(in_use, key)
+
+
+async def test_a_snapshot_that_is_an_orphan_is_deleted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, SnapshotMeans.BTRFS_SUBVOLUME)
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_snapshot("s1", "s1", "a")
+    in_use = used("a", snapshots=frozenset())
+    await bench.report(in_use)
+    bench.later(2 * DAY)
+    assert await bench.result(in_use, "snapshot/s1") == "deleted"
+    assert bench.slots() == ["a"]
+
+
+async def test_a_volume_that_is_attached_after_the_look_is_kept_by_the_array(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    await bench.report(used("a"))
+    bench.later(2 * DAY)
+    listed = bench.array.list_objects
+
+    async def attach_meanwhile() -> object:
+        found = await listed()
+        await bench.array.attach_volume("b", attachment())
+        return found
+
+    bench.array.list_objects = attach_meanwhile  # type: ignore[method-assign, assignment]  # what happens in between
+    result = await bench.result(used("a"), "volume/b")
+    assert result.startswith("failed: ")
+    assert bench.slots() == ["a", "b"]
+
+
+async def test_what_is_no_longer_there_is_told(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    assert (await bench.report(used("a"), "volume/zzz")).absent == ("volume/zzz",)
+
+
+async def test_damaged_sightings_count_as_none(bench: Bench) -> None:
+    await bench.array.create_volume(spec("a"))
+    await bench.array.create_volume(spec("b"))
+    await bench.report(used("a"))
+    bench.damage_memory()
+    bench.later(2 * DAY)
+    assert "no earlier report" in await bench.result(used("a"), "volume/b")
+    assert orphan_sightings.read(bench.memory).by_key
+
+
+def test_sightings_survive_the_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "orphans.json")
+    sightings = Sightings({"volume/a": Sighting("*1", Now(1.5, 2.5, "boot"))}, frozenset({"a", "b"}))
+    orphan_sightings.write(path, sightings)
+    assert orphan_sightings.read(path) == sightings
+
+
+@given(
+    st.sampled_from(ObjectKind),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_in_use_attached_damaged_or_unproven_never_may_be_deleted(
+    kind: ObjectKind, listed: bool, attached: bool, broken: bool, known: bool, grouped: bool, snapshots_told: bool
+) -> None:
+    item = ArrayObject(
+        kind,
+        "a" if known else "",
+        "a",
+        "p",
+        attached_to=("n",) if attached else (),
+        group_id="g" if grouped else "",
+        problem="broken" if broken else "",
+    )
+    handles = frozenset({"a"}) if listed else frozenset({"z"})
+    in_use = InUse(handles, handles if snapshots_told else None)
+    judged = judge("", item, in_use, ())
+    deletable = not why_not_deleted(judged, 2 * DAY, DAY)
+    is_snapshot = kind is ObjectKind.SNAPSHOT
+    forbidden = listed or attached or grouped or not known or kind is ObjectKind.DAMAGED
+    assert deletable == (not forbidden and (snapshots_told or not is_snapshot))
+
+
+# The files
+
+
+def test_handles_are_read_a_line_each_and_snapshots_have_their_sign() -> None:
+    assert parse_in_use("a\n b # it\n\n# c\n") == InUse(frozenset({"a", "b"}), None)
+    assert parse_in_use("a\ns:x\n") == InUse(frozenset({"a"}), frozenset({"x"}))
+    assert parse_in_use("a\ns:\n") == InUse(frozenset({"a"}), frozenset())
+    assert parse_in_use("# none\n") == InUse(frozenset(), None)
+    assert parse_list("volume/a\n# b\nvolume/a\n") == ("volume/a",)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_list_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="empty"):
+        parse_in_use(text)
+
+
+# The command
+
+
+async def test_the_command_reports_over_ssh_and_deletes_by_a_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in-use").write_text("# none\n")
+    async with Simulator(SimulatorOptions(directory=tmp_path / "device")) as simulator:
+        files = simulator.write_credentials(tmp_path / "credentials")
+        url = (
+            f"routeros+ssh://csi@127.0.0.1:{simulator.ssh_port}/?pool=raid10&key-file={files.client_key}"
+            f"&known-hosts={files.known_hosts}"
+        )
+        settings = load_settings({"array": url, "state_dir": str(tmp_path / "state")})
+        in_use = str(tmp_path / "in-use")
+        assert await orphans(settings, in_use=in_use) == 0
+        assert "Nothing of ours" in capsys.readouterr().out
+        # What a killed probe leaves is a volume of ours.
+        from rds_csi.arrays.routeros.options import parse
+        from rds_csi.arrays.routeros.probe import Probe
+        from rds_csi.arrays.routeros.recording import Recorder, open_recorded
+
+        options, recorder = parse(url, settings), Recorder()
+        client = open_recorded(options, recorder, Workers(limit=2))
+        probe = Probe(client, options, recorder, "0123abcd")
+        await probe.contact()
+        await probe._create()
+        await client.close()
+        assert await orphans(settings, in_use=in_use) == 1
+        assert "orphan   volume/rds-csi-probe-0123abcd  16 MiB" in capsys.readouterr().out
+        (tmp_path / "delete").write_text("volume/rds-csi-probe-0123abcd\n")
+        assert await orphans(settings, in_use=in_use, delete=str(tmp_path / "delete")) == 1
+        assert "kept: it was seen first" in capsys.readouterr().out
+        assert await orphans(settings, in_use=in_use, delete=str(tmp_path / "delete"), apart=0, as_json=True) == 0
+        (told,) = json.loads(capsys.readouterr().out)["objects"]
+        assert (told["id"], told["result"]) == ("volume/rds-csi-probe-0123abcd", "deleted")
+        assert await orphans(settings, in_use=in_use) == 0
+
+
+async def test_the_command_refuses_what_cannot_be_used(tmp_path: Path) -> None:
+    settings = load_settings({"array": f"local://{tmp_path}/images", "state_dir": str(tmp_path / "state")})
+    with pytest.raises(ConfigurationError, match="--in-use"):
+        await orphans(settings, delete="list")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        await orphans(settings, in_use=str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match="does not tell what is on it"):
+        await orphans(settings)
+
+
+def test_an_array_s_name_is_part_of_the_key() -> None:
+    item = ArrayObject(ObjectKind.VOLUME, "a", "a", "p")
+    assert judge("fast", item, NONE, ()).key == "fast:volume/a"
+    assert judge("", replace(item, kind=ObjectKind.LEFTOVER), NONE, ()).key == "leftover/p"
