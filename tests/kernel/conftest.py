@@ -7,14 +7,20 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from rds_csi.connectors.nvme_connector import NvmeConnector
+from tests.support.csi_calls import CONNECTORS, NodeCalls, NodeServer, all_controllers, node_servers
 from tests.support.machine_state import MachineState, assert_nothing_left
+from tests.support.nvme_host import LINKS, host_connector
 from tests.support.nvmet_target import CONFIGFS, DEFAULT_SIZE, NVMET, NvmetTarget
+from tests.support.stand_ins import running
+from tests.support.traces import mounts_below
+from tests.support.waiting import wait_until
 
 MODULES = ("loop", "brd", "nvmet", "nvmet_tcp", "nvme_tcp")
 TOOL_SECONDS = 60.0
@@ -50,7 +56,10 @@ def kernel_release() -> tuple[int, int]:
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left(request: pytest.FixtureRequest, lane_machine: None) -> Iterator[None]:
-    """A module of tests that passed leaves no session, mount, loop device, configfs entry, file or process."""
+    """A module of tests that passed leaves no session, mount, loop device, configfs entry, file or process.
+
+    What a fixture of the whole session keeps, which pytest sets up before this one, was there before.
+    """
     before = MachineState.now()
     yield
     if not request.node.stash.get(FAILED, False):
@@ -80,6 +89,51 @@ def nvmet_target(scratch: Path) -> Iterator[MakeTarget]:
             return stack.enter_context(NvmetTarget(scratch, size=size, nqn=nqn, namespace_uuid=namespace_uuid))
 
         yield make
+
+
+@pytest.fixture(params=LINKS)
+def connector(scratch: Path, request: pytest.FixtureRequest) -> Iterator[NvmeConnector]:
+    """A connector of this host, once with each link."""
+    with host_connector(scratch / "state", request.param) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest, lane_machine: None) -> Iterator[dict[str, NodeServer]]:
+    """``rds-csi node`` with each connector, for all modules that use it: a start takes seconds in there."""
+    before = MachineState.now()
+    with node_servers() as running_servers:
+        yield running_servers
+    if not request.session.testsfailed:
+        assert_nothing_left(before)
+
+
+@pytest.fixture(params=CONNECTORS)
+def server(servers: dict[str, NodeServer], request: pytest.FixtureRequest) -> NodeServer:
+    """The server of one connector."""
+    return servers[request.param]
+
+
+@pytest.fixture
+def everything_goes(servers: dict[str, NodeServer]) -> Iterator[None]:
+    """After a test, while the servers still run, there is exactly what was there before, and no child runs."""
+    before = MachineState.now()
+    yield
+    left = [mount for server in servers.values() for mount in mounts_below(server.staging)]
+    for mount in left:
+        # A dead one would make every later look fail.
+        subprocess.run(["umount", mount], check=True, timeout=TOOL_SECONDS)
+    assert left == []
+    assert_nothing_left(before)
+    # The server looks after its tools every half a minute.
+    wait_until(lambda: (running(), all_controllers()) == ([], []), "no child and no controller is left")
+
+
+@pytest.fixture
+async def calls(server: NodeServer, everything_goes: None) -> AsyncIterator[NodeCalls]:
+    """The server's client."""
+    async with server.calls() as client:
+        yield client
 
 
 @pytest.hookimpl(wrapper=True)

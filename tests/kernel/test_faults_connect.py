@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,52 +22,20 @@ from tests.support.csi_calls import (
     eventually,
     failure_of,
     is_live,
-    node_servers,
     session_of,
     volume_on,
 )
-from tests.support.machine_state import MachineState, assert_nothing_left
+from tests.support.machine_state import MachineState
 from tests.support.nvmet_target import MIB, NvmetTarget
 from tests.support.portals import ClosingPortal, CountingPortal, HalfMutePortal, MutePortal
 from tests.support.rpc import STAGE, RawClient
 from tests.support.slow_stages import NQN_PREFIX, STRANGER, Slow, nowhere, slow_failures, unreachable
 from tests.support.stand_ins import running
-from tests.support.waiting import wait_until
 
 # Pauses of 1, 2, 4 and 8 s between five attempts (design, section 5).
 PAUSES_SECONDS = 15.0
 # A failure that is not retried has no pause in it; the machine is emulated, and others are busy at the same time.
 AT_ONCE_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-def servers(lane_machine: None) -> Iterator[dict[str, NodeServer]]:
-    """One server for each connector, for all tests here: a start takes seconds in there."""
-    with node_servers() as running_servers:
-        yield running_servers
-
-
-@pytest.fixture(params=CONNECTORS)
-def server(servers: dict[str, NodeServer], request: pytest.FixtureRequest) -> NodeServer:
-    """The server of one connector."""
-    return servers[request.param]
-
-
-@pytest.fixture
-def everything_goes(servers: dict[str, NodeServer]) -> Iterator[None]:
-    """After a test, while the servers still run, there is exactly what was there before, and no child runs."""
-    before = MachineState.now()
-    yield
-    assert_nothing_left(before)
-    # The server looks after its tools every half a minute.
-    wait_until(lambda: (running(), all_controllers()) == ([], []), "no child and no controller is left")
-
-
-@pytest.fixture
-async def calls(server: NodeServer, everything_goes: None) -> AsyncIterator[NodeCalls]:
-    """Its client."""
-    async with server.calls() as client:
-        yield client
 
 
 # --- What waits for its last attempt, or for a device that does not come: all of it at the same time.

@@ -3,8 +3,7 @@
 import asyncio
 import errno
 import os
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,63 +13,22 @@ from grpclib.exceptions import GRPCError
 
 from tests.kernel.conftest import MakeTarget
 from tests.support.csi_calls import (
-    CONNECTORS,
     NodeCalls,
     NodeServer,
     StaticVolume,
-    all_controllers,
     controllers_of,
     eventually,
     is_live,
-    node_servers,
     session_of,
     volume_on,
 )
-from tests.support.machine_state import MachineState, assert_nothing_left
 from tests.support.stand_ins import kill, running
-from tests.support.traces import mounts_below
-from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("everything_goes")
 
 TOOL_SECONDS = 60.0
 PAYLOAD = os.urandom(1 << 20)
 STRANGER = "22222222-2222-4222-8222-222222222222"
-
-
-@pytest.fixture(scope="module")
-def servers(lane_machine: None) -> Iterator[dict[str, NodeServer]]:
-    """One server for each connector, for all tests here: a start takes seconds in there."""
-    with node_servers() as running_servers:
-        yield running_servers
-
-
-@pytest.fixture(params=CONNECTORS)
-def server(servers: dict[str, NodeServer], request: pytest.FixtureRequest) -> NodeServer:
-    """The server of one connector."""
-    return servers[request.param]
-
-
-@pytest.fixture
-async def calls(server: NodeServer) -> AsyncIterator[NodeCalls]:
-    """Its client."""
-    async with server.calls() as client:
-        yield client
-
-
-@pytest.fixture(autouse=True)
-def everything_goes(servers: dict[str, NodeServer]) -> Iterator[None]:
-    """After a test, while the servers still run, there is exactly what was there before, and no child runs."""
-    before = MachineState.now()
-    yield
-    left = [mount for server in servers.values() for mount in mounts_below(server.staging)]
-    for mount in left:
-        # A dead one would make every later look fail.
-        subprocess.run(["umount", mount], check=True, timeout=TOOL_SECONDS)
-    assert left == []
-    again = {line for line in MachineState.now().lines if line.startswith("process ")}
-    # A server that was killed has a successor.
-    assert_nothing_left(MachineState(before.lines | again))
-    # The server looks after its tools every half a minute.
-    wait_until(lambda: (running(), all_controllers()) == ([], []), "no child and no controller is left")
 
 
 def write(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,17 @@ from grpclib.const import Status
 
 from tests.kernel.conftest import MODULES, MakeTarget
 from tests.support.csi_calls import (
-    CONNECTORS,
     NodeCalls,
     NodeServer,
     StaticVolume,
-    all_controllers,
     controllers_of,
     eventually,
     failure_of,
-    node_servers,
     volume_on,
 )
-from tests.support.machine_state import MachineState, assert_nothing_left
 from tests.support.stand_ins import running
-from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("everything_goes")
 
 TOOL_SECONDS = 60.0
 # A failure that is not retried has no pause in it.
@@ -50,36 +46,6 @@ echo "Warning: the host id does not match the host NQN" >&2
 exec $real "$@"
 """
 HANGS = "exec sleep 1000"
-
-
-@pytest.fixture(scope="module")
-def servers(lane_machine: None) -> Iterator[dict[str, NodeServer]]:
-    """One server for each connector, for all tests here: a start takes seconds in there."""
-    with node_servers() as running_servers:
-        yield running_servers
-
-
-@pytest.fixture(params=CONNECTORS)
-def server(servers: dict[str, NodeServer], request: pytest.FixtureRequest) -> NodeServer:
-    """The server of one connector."""
-    return servers[request.param]
-
-
-@pytest.fixture
-async def calls(server: NodeServer) -> AsyncIterator[NodeCalls]:
-    """Its client."""
-    async with server.calls() as client:
-        yield client
-
-
-@pytest.fixture(autouse=True)
-def everything_goes(servers: dict[str, NodeServer]) -> Iterator[None]:
-    """After a test, while the servers still run, there is exactly what was there before, and no child runs."""
-    before = MachineState.now()
-    yield
-    assert_nothing_left(before)
-    # The server looks after its tools every half a minute.
-    wait_until(lambda: (running(), all_controllers()) == ([], []), "no child and no controller is left")
 
 
 def nvme_cli(test: object) -> object:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,8 @@ from rds_csi.errors import FailedPrecondition, Unavailable
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.targets import NvmeTarget
 from tests.kernel.conftest import MakeTarget
-from tests.support.nvme_host import (
-    CONFIG,
-    LINKS,
-    controllers_of,
-    host_connector,
-    run,
-    target_of,
-)
+from tests.support.nvme_host import CONFIG, controllers_of, run, target_of
 from tests.support.nvmet_target import MIB
-
-
-@pytest.fixture(params=LINKS)
-def connector(scratch: Path, request: pytest.FixtureRequest) -> Iterator[NvmeConnector]:
-    with host_connector(scratch / "state", request.param) as made:
-        yield made
 
 
 async def test_a_target_becomes_a_device_and_goes_again(connector: NvmeConnector, nvmet_target: MakeTarget) -> None:

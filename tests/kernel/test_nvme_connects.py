@@ -22,21 +22,13 @@ from tests.kernel.conftest import MakeTarget
 from tests.support.nvme_host import (
     CONFIG,
     HOST,
-    LINKS,
     controllers_of,
-    host_connector,
     is_live,
     run,
     second_portal,
     target_of,
 )
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(params=LINKS)
-def connector(scratch: Path, request: pytest.FixtureRequest) -> Iterator[NvmeConnector]:
-    with host_connector(scratch / "state", request.param) as made:
-        yield made
 
 
 async def test_a_session_that_is_away_is_waited_for(connector: NvmeConnector, nvmet_target: MakeTarget) -> None:

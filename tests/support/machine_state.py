@@ -1,6 +1,7 @@
 """What there is on a machine that only tests use: compared before and after, it tells what was left behind."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,13 +83,17 @@ def _files() -> Iterator[str]:
 
 
 def _drivers() -> Iterator[str]:
+    """By their arguments, not their numbers: one that was killed and started again is the same."""
+    found: Counter[str] = Counter()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             argv = (process / "cmdline").read_bytes().split(b"\x00")
         except OSError:
             continue
         if b"rds_csi" in argv:
-            yield f"{process.name} {b' '.join(argv).decode(errors='replace')}"
+            found[b" ".join(argv).decode(errors="replace").strip()] += 1
+    for arguments, count in found.items():
+        yield from (f"{arguments} ({number})" for number in range(1, count + 1))
 
 
 def _text(path: Path) -> str:
