@@ -84,12 +84,12 @@ class Upkeep:
         """The same for every staged volume that has any, by NQN."""
         return self._keeper.troubles()
 
-    async def before_serving(self) -> None:
+    async def before_serving(self, seconds: float = FIRST_SWEEP_SECONDS) -> None:
         """The first sweep, before a call can come: best effort, whatever happens the server starts."""
-        with anyio.move_on_after(FIRST_SWEEP_SECONDS) as scope:
+        with anyio.move_on_after(seconds) as scope:
             await self._cleaner.attempt()
         if scope.cancelled_caught:
-            log.warning("the first sweep was given up after %g s; the next one goes on", FIRST_SWEEP_SECONDS)
+            log.warning("the first sweep was given up after %g s; the next one goes on", seconds)
 
     async def run(self) -> None:
         """For ever: keep the sessions of staged volumes, and sweep."""
