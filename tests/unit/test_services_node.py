@@ -286,6 +286,21 @@ async def test_a_client_that_goes_away_during_mkfs_finds_the_volume_staged(world
     assert world.changes() == []
 
 
+@pytest.mark.parametrize("key", ["v1", TARGET.identity])
+async def test_what_works_on_the_volume_or_its_session_turns_stage_and_unstage_away(world: World, key: str) -> None:
+    # The sweep holds the session's name, other calls the volume's id: one is enough.
+    with world.locks.hold("sweep", key), pytest.raises(Aborted, match="sweep"):
+        await world.stage()
+    assert not world.connector.connected
+    await world.stage()
+    world.forget()
+    with world.locks.hold("sweep", key), pytest.raises(Aborted, match="sweep"):
+        await world.unstage()
+    assert world.changes() == []
+    assert world.connector.connected
+    await world.unstage()
+
+
 async def test_a_client_that_goes_away_before_anything_changed_leaves_nothing(world: World) -> None:
     looking = asyncio.Event()
 
