@@ -1,7 +1,9 @@
 """Sessions as sysfs shows them: every captured tree, and trees that vanish while they are read."""
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import socket
 import threading
@@ -459,6 +461,31 @@ def test_running_out_of_descriptors_is_an_error_and_not_an_absence(tmp_path: Pat
         sysfs.session(NQN)
     with pytest.raises(OSError, match="Too many open files"):
         sysfs.scan()
+
+
+@contextlib.contextmanager
+def spare_descriptors(count: int) -> Iterator[None]:
+    """This process can open no more than ``count`` files at once (getrlimit(2), RLIMIT_NOFILE)."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# The class directory, the subsystem's, the controller's, and an attribute: each is opened inside the one before.
+@pytest.mark.parametrize("spare", range(4))
+def test_running_out_of_descriptors_at_any_depth_is_an_error(tmp_path: Path, spare: int) -> None:
+    tree = NvmeTree(tmp_path)
+    tree.add_namespace(tree.add_session(NQN))
+    sysfs = NvmeSysfs(tree.host)
+    for look in (sysfs.scan, lambda: sysfs.session(NQN)):
+        with spare_descriptors(spare), pytest.raises(OSError, match="Too many open files"):
+            look()
+    assert sysfs.session(NQN) is not None
 
 
 # In the order in which the kernel takes them away: drivers/base/core.c, drivers/nvme/host/sysfs.c.
