@@ -225,6 +225,19 @@ async def test_a_running_operation_keeps_a_session(host: SweepHost) -> None:
     assert "NodeUnstageVolume is running" in outcomes["v1"].verdict.reason
 
 
+@pytest.mark.parametrize("key", [f"{PREFIX}v0", "pvc-0"])
+async def test_the_grace_begins_after_an_operation(host: SweepHost, key: str) -> None:
+    host.session("v0", state="connecting")
+    host.records.append(record_of(f"{PREFIX}v0", "pvc-0"))
+    cleaner = host.cleaner(grace=GRACE)
+    with host.locks.hold("NodeStageVolume", key):
+        await host.sweep(cleaner)
+    for disconnected in ([], ["v0"]):
+        host.clock.seconds += GRACE
+        await host.sweep(cleaner)
+        assert host.disconnected == disconnected
+
+
 async def test_an_operation_that_begins_during_the_sweep_spares_the_session(host: SweepHost) -> None:
     host.session("v0", state="dead")
     operation = contextlib.ExitStack()
