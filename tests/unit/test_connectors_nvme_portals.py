@@ -29,6 +29,12 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> NvmeBench:
     return made
 
 
+@pytest.fixture(params=["nvme-cli", "fabrics"])
+def unscripted(tmp_path: Path, request: pytest.FixtureRequest) -> NvmeBench:
+    """Its programs do what the test says, and no more."""
+    return NvmeBench(tmp_path, link=request.param)
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> NvmeBench:
     return NvmeBench(tmp_path)
@@ -207,19 +213,21 @@ async def test_connect_with_retry_ends_at_a_live_session_and_can_be_undone(bench
     assert await paths(bench) == []
 
 
-async def test_a_program_killed_by_a_signal_is_started_again(cli: NvmeBench, caplog: pytest.LogCaptureFixture) -> None:
-    cli.runner.on("nvme", "connect", returncode=-9, times=1)
-    cli.runner.on("nvme", "connect", effect=cli.export())
+async def test_a_program_killed_by_a_signal_is_started_again(
+    unscripted: NvmeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    unscripted.runner.on(*unscripted.connect_program, returncode=-9, times=1)
+    unscripted.runner.on(*unscripted.connect_program, effect=unscripted.export())
     with caplog.at_level(logging.WARNING):
-        assert (await cli.connector.connect(TARGET, CONFIG)).created
+        assert (await unscripted.connector.connect(TARGET, CONFIG)).created
     assert "the program that connects was killed" in caplog.text
 
 
-async def test_what_a_killed_program_had_made_is_ours_to_undo(cli: NvmeBench) -> None:
-    cli.runner.on("nvme", "connect", returncode=-9, effect=cli.export(), times=1)
-    connects = await cli.connector.connect_with_retry(TARGET, CONFIG)
+async def test_what_a_killed_program_had_made_is_ours_to_undo(unscripted: NvmeBench) -> None:
+    unscripted.runner.on(*unscripted.connect_program, returncode=-9, effect=unscripted.export(), times=1)
+    connects = await unscripted.connector.connect_with_retry(TARGET, CONFIG)
     assert connects.created
-    assert cli.connects == 1
+    assert unscripted.connects == 1
 
 
 async def test_warnings_before_the_answer_change_nothing(cli: NvmeBench) -> None:
