@@ -327,6 +327,17 @@ async def test_a_volume_that_is_being_worked_on_is_not_connected_behind_its_back
     assert len(bench.attempts) == 1
 
 
+@pytest.mark.parametrize("key", ["v0", NQN])
+async def test_a_lost_session_is_not_tried_while_its_volume_is_being_worked_on(bench: Bench, key: str) -> None:
+    await bench.look()
+    assert len(bench.attempts) == 1
+    with bench.locks.hold("NodeUnstageVolume", key):
+        await bench.look(after=2 * DELAY)
+        assert len(bench.attempts) == 1
+    await bench.look()
+    assert len(bench.attempts) == 2
+
+
 async def test_what_an_unstage_does_to_the_session_is_no_outage(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.connect()
     await bench.look()
