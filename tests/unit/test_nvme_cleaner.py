@@ -332,6 +332,20 @@ async def test_a_session_that_vanishes_between_the_looks_is_spared(host: SweepHo
     assert host.disconnected == ["v1"]
 
 
+async def test_another_session_of_the_same_name_by_the_last_look_is_spared(host: SweepHost) -> None:
+    number = host.session("v0", state="dead")
+
+    def replace() -> None:
+        host.session("v0", state="connecting")
+        host.tree.remove_session(number)
+
+    host.at_closer_look = replace
+    outcome = (await host.sweep())["v0"]
+    assert outcome.result is Result.SPARED
+    assert "another session" in outcome.verdict.reason
+    assert host.disconnected == []
+
+
 async def test_a_session_that_came_back_by_the_last_look_is_spared(host: SweepHost) -> None:
     number = host.session("v0", state="connecting")
     host.at_first_staged = lambda: host.tree.set_state(number, "live")
