@@ -448,6 +448,18 @@ async def test_unstage_waits_until_no_pod_has_the_volume(world: World) -> None:
     assert world.connector.connected
 
 
+async def test_unstage_waits_for_the_pods_also_when_the_record_was_lost(world: World) -> None:
+    await world.stage()
+    await world.publish()
+    await world.records.remove("v1")
+    with pytest.raises(FailedPrecondition, match=POD):
+        await world.unstage()
+    assert await world.mounted() == [POD, STAGING]
+    await world.unpublish()
+    await world.unstage()
+    assert not world.connector.connected
+
+
 async def test_unstage_of_a_volume_that_is_not_at_the_path_leaves_the_one_that_is(world: World) -> None:
     await world.stage()
     await world.unstage("another")
