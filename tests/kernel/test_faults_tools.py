@@ -46,6 +46,11 @@ echo "Warning: the host id does not match the host NQN" >&2
 exec $real "$@"
 """
 HANGS = "exec sleep 1000"
+# As every version answers for a session that it does not find; the exit status is that of success.
+UNWILLING = """
+case "$1" in disconnect) echo "NQN:$3 disconnected 0 controller(s)"; exit 0;; esac
+exec $real "$@"
+"""
 
 
 def nvme_cli(test: object) -> object:
@@ -176,3 +181,19 @@ async def test_nvme_cli_that_was_killed_is_started_again(
     with server.tools.put("nvme", script):
         await stage_and_unstage(calls, volume)
     assert not once.exists()
+
+
+@nvme_cli
+async def test_nvme_cli_that_disconnects_nothing_is_not_believed(
+    server: NodeServer, calls: NodeCalls, nvmet_target: MakeTarget
+) -> None:
+    volume = volume_on(nvmet_target(), "unwilling")
+    await calls.stage(volume)
+    with server.tools.put("nvme", UNWILLING):
+        failure = await failure_of(calls.unstage(volume))
+        assert failure.status is Status.UNAVAILABLE, failure.message
+        assert "still connected after its disconnect" in failure.message
+        assert "disconnected 0 controller(s)" in failure.message
+    assert len(controllers_of(volume.target.nqn)) == 1
+    await calls.unstage(volume)
+    assert controllers_of(volume.target.nqn) == []
