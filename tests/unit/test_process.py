@@ -77,6 +77,17 @@ async def test_a_cancelled_run_leaves_neither_child_nor_descriptor(tmp_path: Pat
     await eventually(lambda: open_descriptors() == before, "no descriptor is left")
 
 
+async def test_a_cancelled_run_ends_what_the_program_has_started(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {pid_file}; wait"
+    task = asyncio.create_task(ProcessRunner().run("sh", "-c", script, timeout=60))
+    child = await appears(pid_file)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await gone(child)
+
+
 @pytest.mark.parametrize("steps", range(8))
 async def test_a_run_cancelled_while_it_starts_leaves_nothing(steps: int) -> None:
     before = open_descriptors()
