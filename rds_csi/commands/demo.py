@@ -11,7 +11,7 @@ from grpclib.client import Channel
 from grpclib.exceptions import GRPCError
 
 from rds_csi.commands.actors import NODE, Actors
-from rds_csi.commands.playing import DemoFailed, in_words, serving, step
+from rds_csi.commands.playing import DemoFailed, in_words, serving, step, take_back
 from rds_csi.csi.v1 import (
     ControllerStub,
     NodeStub,
@@ -60,7 +60,7 @@ async def play() -> int:
             except (GRPCError, DemoFailed, OSError) as error:
                 problems.append(in_words(error))
             finally:
-                problems += await actors.undo(node=as_root)
+                await take_back(actors, problems, node=as_root)
     finally:
         # On every way out, Ctrl-C too.
         left = _remove(directory)

@@ -18,7 +18,7 @@ from rds_csi.arrays.routeros.array import open_client
 from rds_csi.arrays.routeros.checks import examine
 from rds_csi.arrays.routeros.options import parse
 from rds_csi.commands.actors import CALL_SECONDS, NODE, Actors
-from rds_csi.commands.playing import DemoFailed, in_words, serving, step
+from rds_csi.commands.playing import DemoFailed, in_words, serving, step, take_back
 from rds_csi.commands.simulate import array_urls
 from rds_csi.commands.simulated_device import Belongings, file_behind, shown_disk
 from rds_csi.csi.v1 import (
@@ -125,7 +125,7 @@ async def _life(simulator: Simulator, settings: Settings, problems: list[str]) -
         except (GRPCError, DemoFailed, LookupError, OSError) as error:
             problems.append(in_words(error))
         finally:
-            problems += await actors.undo(node=True)
+            await take_back(actors, problems, node=True)
 
 
 class _Demo:

@@ -1,4 +1,4 @@
-"""What the demos share: steps with their times, a server in this process, and its failures in words."""
+"""What the demos share: steps with their times, a server in this process, its failures in words, and the way back."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,9 @@ import anyio
 from grpclib.exceptions import GRPCError
 
 from rds_csi.app import Role, Server
+from rds_csi.commands.actors import Actors
 from rds_csi.settings import Settings
+from rds_csi.tasks import finish
 
 
 class DemoFailed(Exception):
@@ -48,3 +50,12 @@ async def serving(settings: Settings) -> AsyncIterator[None]:
 def in_words(error: Exception) -> str:
     """What went wrong, without the code of the call."""
     return f"{error.message}" if isinstance(error, GRPCError) else f"{error}"
+
+
+async def take_back(actors: Actors, problems: list[str], *, node: bool) -> None:
+    """Undo what is still there, which Ctrl-C does not cut off; what could not be undone is added to ``problems``."""
+
+    async def undo() -> None:
+        problems.extend(await actors.undo(node=node))
+
+    await finish(undo())

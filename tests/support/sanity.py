@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -35,12 +36,18 @@ class SanityReport:
 
 
 def run_sanity(
-    program: str, socket: Path, scratch: Path, *, access_type: str, seconds: float = SANITY_SECONDS
+    program: str,
+    socket: Path,
+    scratch: Path,
+    *,
+    access_type: str,
+    seconds: float = SANITY_SECONDS,
+    flags: Sequence[str] = (),
 ) -> SanityReport:
     """Run every spec that the tool can run against the server at ``socket``.
 
     ``access_type`` is ``mount`` or ``block``; the server must have a small --max-volumes-per-node. ``scratch`` gets
-    the tool's report and target paths, and is empty of both afterwards.
+    the tool's report and target paths, and is empty of both afterwards. ``flags`` are more of the tool's.
     """
     report, mutable = scratch / "sanity.xml", scratch / "mutable.yaml"
     mutable.write_text('ctrlLossTmo: "600"\n')
@@ -57,6 +64,7 @@ def run_sanity(
         f"-ginkgo.junit-report={report}",
         f"-ginkgo.timeout={seconds:.0f}s",
         "-ginkgo.no-color",
+        *flags,
     ]
     with subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0, text=True

@@ -19,6 +19,9 @@ from rds_csi.workers import Workers
 
 # Seconds for the few small files that a connection needs.
 _FILES_SECONDS = 5.0
+# What is asked for first, before asyncssh's own order ("^"): with ChaCha20, which it would take, a command costs a fifth
+# more of the processor.
+_CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 # Seconds for saying goodbye.
 _CLOSE_SECONDS = 2.0
 
@@ -231,6 +234,7 @@ async def _connect(options: SshOptions, key: asyncssh.SSHKey, pin: HostKeyPin) -
         gss_kex=False,
         x509_trusted_certs=None,
         x509_trusted_cert_paths=[],
+        encryption_algs=_CIPHERS,
         # The scope around this call is what limits it.
         login_timeout=0,
     )
