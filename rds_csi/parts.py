@@ -55,9 +55,7 @@ def open_array(settings: Settings, machine: Machine) -> Array:
     scheme, separator, _ = settings.array.partition("://")
     if not separator:
         raise ConfigurationError(f"--array {settings.array!r} is not a URL", remedy="It reads local:///dir, for one.")
-    options = ArrayOptions(
-        machine.runner, machine.workers, machine.host, settings.nqn_prefix, settings.driver_name
-    )
+    options = ArrayOptions(machine.runner, machine.workers, machine.host, settings.nqn_prefix, settings.driver_name)
     array: Array = _load_backend(ARRAYS, scheme, "array")(settings.array, options)
     return array
 

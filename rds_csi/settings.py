@@ -133,9 +133,7 @@ class Settings(BaseSettings):
         description="let the sweep also disconnect a healthy session of ours that nothing uses and no record names",
         validation_alias=_variables("sweep_unused"),
     )
-    dry_run: bool = Field(
-        False, description="only tell what would be done", validation_alias=_variables("dry_run")
-    )
+    dry_run: bool = Field(False, description="only tell what would be done", validation_alias=_variables("dry_run"))
     http_endpoint: str = Field(
         "",
         description="host:port for /metrics, /healthz and /readyz; empty for none",
