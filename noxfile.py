@@ -114,6 +114,7 @@ def bench(session: nox.Session) -> None:
     version = hashlib.sha256(sources).hexdigest()[:16]
     load = install_go_program(session, "load", version, "-C", "benchmarks/load", ".")
     session.run("python", "-m", "benchmarks", load)
+    session.run("python", "-m", "benchmarks.routeros")
     session.run("python", "-m", "benchmarks.nvme", *session.posargs)
 
 

@@ -19,6 +19,7 @@ from rds_csi.simulator.rest_values import (
     json_reply,
     parse_body,
     proplist,
+    queried,
     query_of,
 )
 
@@ -107,13 +108,15 @@ class RestCommands:
         arguments = _arguments(menu, "print", body)
         hidden = self._hidden(user, menu)
         shown = proplist(body.get(".proplist"))
-        meets = query_of(body.get(".query"))
+        query = body.get(".query")
+        meets = query_of(query)
         items = menu.select(arguments)
         ids = body.get(".id")
         if ids is not None:
             wanted = {item.id for item in items_of(menu, argument(".id", ids))}
             items = [item for item in items if item.id in wanted]
-        met = [item for item in items if meets(as_object(item, hidden=hidden))]
+        asked = queried(query)
+        met = [item for item in items if meets(as_object(item, shown=asked, hidden=hidden))]
         if "count-only" in arguments:
             return json_reply(200, {"ret": str(len(met))})
         objects = [as_object(item, shown=shown, hidden=hidden) for item in met]

@@ -15,6 +15,7 @@ _MESSAGES = {
     415: "Unsupported Media Type",
     500: "Internal Server Error",
 }
+_QUERY_SIGN = re.compile(r"^\??[-<>=]?")
 _OPERATION = re.compile(r"(\d*)(\D?)")
 BAD_IDENTIFIER = "missing or invalid resource identifier"
 
@@ -47,10 +48,12 @@ def as_text(value: Value) -> str:
 
 def as_object(item: Item, *, shown: Collection[str] | None = None, hidden: Collection[str] = ()) -> dict[str, str]:
     """An item as REST shows it: ``.id`` first, properties that are not set are left out."""
-    texts = {name: as_text(value) for name, value in item.values.items() if value is not None and name not in hidden}
-    if item.id:
-        texts = {".id": item.id, **texts}
-    return texts if shown is None else {name: texts[name] for name in shown if name in texts}
+    names = (".id", *item.values) if shown is None else shown
+    return {
+        name: as_text(value)
+        for name in names
+        if (value := (item.id or None) if name == ".id" else item.values.get(name)) is not None and name not in hidden
+    }
 
 
 def parse_body(body: bytes, content_type: str) -> dict[str, object]:
@@ -107,6 +110,12 @@ def query_of(words: object) -> Callable[[Mapping[str, str]], bool]:
         return all(stack)
 
     return holds
+
+
+def queried(words: object) -> frozenset[str]:
+    """The properties that a ``.query`` asks for: nothing else of an object is looked at."""
+    texts = words if isinstance(words, list) else [words]
+    return frozenset(_QUERY_SIGN.sub("", str(word)).partition("=")[0] for word in texts)
 
 
 def _pushed(word: str) -> Callable[[list[bool], Mapping[str, str]], None]:

@@ -14,6 +14,8 @@ from rds_csi.simulator.menus.users import User
 
 _NO_SHELL = b"This simulator runs commands only: ssh user@host COMMAND\r\n"
 _NO_SHELL_STATUS = 1
+# Bytes that are written at once: asyncssh copies what it could not send yet again for every packet.
+_PIECE = 1 << 16
 
 
 class Peer(Protocol):
@@ -140,9 +142,12 @@ class ExecSession(asyncssh.SSHServerSession[bytes]):
 
     async def _write(self, text: str) -> None:
         """Wait until the client can take more; nothing happens when it has gone."""
-        await self._writable.wait()
-        if self._channel is not None:
-            self._channel.write(text.encode())
+        data = memoryview(text.encode())
+        for begin in range(0, len(data), _PIECE):
+            await self._writable.wait()
+            if self._channel is None or self._channel.is_closing():
+                return
+            self._channel.write(bytes(data[begin : begin + _PIECE]))
 
     def _end(self, *, failed: bool) -> None:
         if self._channel is not None:

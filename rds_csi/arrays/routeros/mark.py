@@ -32,7 +32,7 @@ MAX_COMMENT = 16_000
 
 _CHECKSUM = re.compile(r"(.*)/x:([0-9a-f]{8})", re.DOTALL)
 _ESCAPE = re.compile(r"_([0-9A-F]{2})")
-_PLAIN = re.compile(rb"[A-Za-z0-9.-]")
+_SPECIAL = re.compile(rb"[^A-Za-z0-9.-]")
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
@@ -133,7 +133,7 @@ def _checksum(text: str) -> str:
 
 def _escape(value: str) -> str:
     data = value.encode("utf-8", "surrogatepass")
-    return "".join(chr(byte) if _PLAIN.match(bytes((byte,))) else f"_{byte:02X}" for byte in data)
+    return _SPECIAL.sub(lambda found: b"_%02X" % found[0][0], data).decode("ascii")
 
 
 def _unescape(text: str) -> str:
