@@ -19,8 +19,8 @@ from rds_csi.workers import Workers
 
 # Seconds for the few small files that a connection needs.
 _FILES_SECONDS = 5.0
-# What is asked for first, before asyncssh's own order ("^"): with ChaCha20, which it would take, a command costs a fifth
-# more of the processor.
+# What is asked for first, before asyncssh's own order ("^"): with ChaCha20, which it would take, a command costs a
+# fifth more of the processor.
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 # Seconds for saying goodbye.
 _CLOSE_SECONDS = 2.0
