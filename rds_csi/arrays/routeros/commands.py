@@ -68,9 +68,11 @@ class MakeDirectory:
 
 @dataclass(frozen=True, slots=True)
 class RemoveFile:
-    """Remove a file or a directory; an absent one is fine."""
+    """Remove a file or a directory; an absent one is fine. ``within`` is a directory without which it is not known to
+    be absent (its pool is away), so that the step is refused; "" asks for none."""
 
     path: str
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,12 @@ class AddSubvolume:
 
 @dataclass(frozen=True, slots=True)
 class RemoveSubvolume:
-    """Remove a btrfs subvolume with all that is in it; an absent one is fine."""
+    """Remove a btrfs subvolume with all that is in it; an absent one is fine, but for ``mounted`` not where the
+    filesystem is not there itself."""
 
     filesystem: str
     name: str
+    mounted: bool = False
 
 
 Step = AddDisk | SetDisk | RemoveDisk | MakeDirectory | RemoveFile | AddSubvolume | RemoveSubvolume
@@ -144,8 +148,11 @@ def _check_step(step: Step) -> None:
     match step:
         case AddDisk(properties) | SetDisk(properties):
             check_properties(properties)
-        case MakeDirectory(path) | RemoveFile(path):
+        case MakeDirectory(path):
             normal_path(path)
+        case RemoveFile(path, within):
+            normal_path(path)
+            normal_path(within or path)
         case AddSubvolume(filesystem, name, parent):
             for path in (name, parent or name):
                 normal_path(path)

@@ -21,7 +21,7 @@ from rds_csi.arrays.routeros.ownership import Owned
 from rds_csi.arrays.routeros.pool import Site
 from rds_csi.arrays.routeros.settling import UNSENT
 from rds_csi.arrays.routeros.volumes import Volumes, clear, file_disk, not_found
-from rds_csi.errors import DriverError, NotFound, Unavailable
+from rds_csi.errors import DriverError, NotFound, ResourceExhausted, Unavailable
 from rds_csi.model.sizes import MIB, round_up
 from rds_csi.model.volumes import SourceKind, Volume, VolumeSpec
 from rds_csi.retry import RetryPolicy, retry_transient
@@ -142,6 +142,11 @@ class Copies:
         then = Command(anchors, (Deed(Expect(disks=0), (step,)),))
 
         async def start() -> str:
+            if not await self._core.pool.has_room(source.disk.size):
+                raise ResourceExhausted(
+                    f"the pool has not the {source.disk.size} bytes for {copy.title}",
+                    remedy="Make room in the pool: delete volumes or snapshots, or add disks.",
+                )
             return await self._core.client.copy_file(self._core.file_of(site, source), path, then)
 
         try:

@@ -133,9 +133,15 @@ class Core:
             steps = _planned(plan, owned, fresh=fresh)
             if steps is not None:
                 outcome = await self._execute_on(site, owned, steps)
-                if outcome.error:
+                gone = all(disk.id != owned.disk.id for disk in outcome.disks)
+                # The file of an adopted disk is found by nobody when its disk is gone: that must be told.
+                if outcome.error and (owned.mark.path or not gone):
                     raise await self.refused(outcome.error, what, needed)
                 after = self.pick(site, kind, object_id, outcome.disks)
+                if outcome.error:
+                    # Somebody else has removed it meanwhile, or it was removed and its file was not.
+                    owned, fresh = after, True
+                    continue
                 if outcome.done == 0:
                     return Change(after, outcome)
                 _check_alone(object_id, outcome)
@@ -160,9 +166,14 @@ class Core:
         return refusal(words, what, missing=missing)
 
     def removal(self, site: Site, path: str) -> tuple[Step, ...]:
-        """The steps that remove the file at ``path``, in a subvolume of its own with that."""
+        """The steps that remove the file at ``path``, in a subvolume of its own with that. They are refused while the
+        pool is away, or the file would be taken for removed."""
         subvolume = subvolume_of(site.names, path)
-        return (RemoveSubvolume(site.filesystem, subvolume),) if subvolume else (RemoveFile(path),)
+        if subvolume:
+            return (RemoveSubvolume(site.filesystem, subvolume, mounted=True),)
+        directory = path.rpartition("/")[0]
+        # Whether /file lists the pool's own mount point is not certain of every version.
+        return (RemoveFile(path, within=directory if "/" in directory else ""),)
 
     def file_of(self, site: Site, owned: Owned) -> str:
         """The file of a disk of ours; FailedPrecondition when it is another one than was made or adopted."""

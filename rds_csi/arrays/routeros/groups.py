@@ -15,7 +15,7 @@ from rds_csi.arrays.routeros.mark import Kind
 from rds_csi.arrays.routeros.options import SnapshotMeans
 from rds_csi.arrays.routeros.ownership import Owned
 from rds_csi.arrays.routeros.snapshots import Group, Snapshots, no_snapshots, snapshot
-from rds_csi.arrays.routeros.volumes import Volumes
+from rds_csi.arrays.routeros.volumes import Volumes, clear
 from rds_csi.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from rds_csi.model.names import id_for_name
 from rds_csi.model.volumes import SnapshotGroup
@@ -53,9 +53,24 @@ class Groups:
         return _group(group_id, members)
 
     async def delete(self, group_id: str) -> None:
-        """Remove all members; an absent group is fine."""
+        """Remove all members, and what a killed deletion left of them; an absent group is fine."""
         for member in await self._members(group_id):
             await self._snapshots.delete(member.object_id)
+        await self._clear(group_id)
+
+    async def _clear(self, group_id: str) -> None:
+        """Remove subvolumes of members without their disks, which alone would tell that they are of the group: known by
+        the names that snapshots of the volumes which are there would have."""
+        if self._core.options.snapshots is not SnapshotMeans.BTRFS_SUBVOLUME:
+            return
+        site = await self._core.pool.writable()
+        left = {item.name for item in await self._core.client.list_subvolumes() if item.filesystem == site.filesystem}
+        for volume in await self._core.all(Kind.VOLUME):
+            snapshot_id = id_for_name(f"{group_id}-{volume.object_id}")
+            if site.names.snapshot_subvolume(snapshot_id) in left:
+                anchors = self._core.ownership.anchors(site.names, Kind.SNAPSHOT, snapshot_id)
+                path = site.names.snapshot_path(snapshot_id)
+                await clear(self._core, site, Kind.SNAPSHOT, snapshot_id, anchors, path)
 
     async def _members(self, group_id: str) -> list[Owned]:
         return [owned for owned in await self._core.all(Kind.SNAPSHOT) if owned.mark.group_id == group_id]

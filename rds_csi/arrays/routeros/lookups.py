@@ -8,11 +8,12 @@ import contextvars
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rds_csi import deadline
 from rds_csi.arrays.routeros.client import Client
 from rds_csi.arrays.routeros.commands import Anchors
 from rds_csi.arrays.routeros.errors import GarbageReply, LostReply, Unsent
 from rds_csi.arrays.routeros.records import Disk
-from rds_csi.errors import Unavailable
+from rds_csi.errors import DeadlineExceeded, Unavailable
 from rds_csi.retry import Clock
 
 # Questions. Beyond these, one listing of everything is shorter than a search for each.
@@ -41,7 +42,8 @@ class Lookups:
         self.looks = 0
 
     async def find(self, anchors: Anchors) -> tuple[Disk, ...]:
-        """The disks that the anchors find. Unavailable (or what else the client raises) when it cannot be known."""
+        """The disks that the anchors find. Unavailable (or what else the client raises) when it cannot be known;
+        DeadlineExceeded when the caller's time is over before it is."""
         return await self._ask(anchors)
 
     async def all(self) -> tuple[Disk, ...]:
@@ -61,7 +63,11 @@ class Lookups:
         if self._looking is None:
             # In a context of its own: the deadline of the one who happened to ask first is not the others'.
             self._looking = asyncio.get_running_loop().create_task(self._answer(), context=contextvars.Context())
-        return await answer
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                return await answer
+        except TimeoutError:
+            raise DeadlineExceeded("the array did not tell its disks before the caller's time was over") from None
 
     def _take(self) -> list[_Question]:
         questions, self._questions = self._questions, []

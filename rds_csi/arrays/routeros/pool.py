@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rds_csi import deadline
 from rds_csi.arrays.routeros.client import Client
 from rds_csi.arrays.routeros.commands import Anchors
 from rds_csi.arrays.routeros.lookups import Lookups
 from rds_csi.arrays.routeros.names import Names
 from rds_csi.arrays.routeros.options import RouterosOptions, SnapshotMeans
 from rds_csi.arrays.routeros.records import DeviceFacts, Disk, OldDevice
-from rds_csi.errors import DriverError, FailedPrecondition, InvalidArgument, Unavailable
+from rds_csi.errors import DeadlineExceeded, DriverError, FailedPrecondition, InvalidArgument, Unavailable
 from rds_csi.model.sizes import MIB
 from rds_csi.model.volumes import Capacity, Finding
 from rds_csi.retry import Clock
@@ -96,7 +97,14 @@ class Pool:
             self._looking = asyncio.get_running_loop().create_task(self._look(), context=contextvars.Context())
             # Who asked may be gone; then nobody is to be told of a failure.
             self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._looking)
+        looking = self._looking
+        # Unlike wait_for, this leaves the look alone when its caller goes away.
+        done, _ = await asyncio.wait({looking}, timeout=deadline.remaining())
+        if not done:
+            raise DeadlineExceeded("the array was not looked at before the caller's time was over")
+        if looking.cancelled():
+            raise Unavailable("the array is being closed")
+        return looking.result()
 
     async def close(self) -> None:
         """Stop looking."""

@@ -88,6 +88,12 @@ async def find_subvolumes(session: Session, filesystem: str, name: str) -> tuple
     return tuple(row for row in rows if row.filesystem == filesystem)
 
 
+async def has_filesystem(session: Session, label: str) -> bool:
+    """Whether a filesystem of that label is mounted."""
+    body = {".query": [f"fs-label={label}"], ".proplist": _DISK_FIELDS}
+    return any(disk.mounted for disk in parse_disks(await ask(session, "POST", f"{DISK}/print", body)))
+
+
 def _any_of(terms: Sequence[str]) -> list[str]:
     """A query in the API's stack form: each term is pushed, ``#|`` joins the two on top."""
     query = [*terms[:1]]

@@ -23,10 +23,11 @@ from rds_csi.arrays.routeros.rest_looks import (
     ask,
     find_files,
     find_subvolumes,
+    has_filesystem,
     item_path,
     refused,
 )
-from rds_csi.arrays.routeros.script import subvolume_properties
+from rds_csi.arrays.routeros.script import AWAY, subvolume_properties
 from rds_csi.arrays.routeros.values import normal_path
 from rds_csi.errors import Internal
 
@@ -59,12 +60,12 @@ class Steps:
                 await self._remove_disk()
             case MakeDirectory(path):
                 await self._make_directory(path)
-            case RemoveFile(path):
-                await self._remove_file(path)
+            case RemoveFile(path, within):
+                await self._remove_file(path, within)
             case AddSubvolume():
                 await self._change("PUT", SUBVOLUME, subvolume_properties(step))
-            case RemoveSubvolume(filesystem, name):
-                await self._remove_subvolume(filesystem, name)
+            case RemoveSubvolume():
+                await self._remove_subvolume(step)
 
     def files(self, anchors: Anchors, looked: tuple[File, ...] | None) -> tuple[File, ...] | None:
         """The files at the anchors' paths by now; None when that is not known of every one. ``looked`` is what was
@@ -130,22 +131,29 @@ class Steps:
         if words and not await find_files(self._session, (path,)):
             raise StepRefused(words)
 
-    async def _remove_file(self, path: str) -> None:
+    async def _remove_file(self, path: str, within: str) -> None:
         """By name, which takes one request; where that is refused the file is looked up, and removed by its id."""
         _, words = await self._try("DELETE", item_path(FILE, normal_path(path)))
         if words:
-            for file in await find_files(self._session, (path,)):
-                await self._change("POST", f"{FILE}/remove", {}, file.id)
+            found = await find_files(self._session, (path, *filter(None, [within])))
+            if within and all(file.name != within for file in found):
+                raise StepRefused(f"{AWAY} {within}")
+            for file in found:
+                if file.name == path:
+                    await self._change("POST", f"{FILE}/remove", {}, file.id)
         self._files[path] = None
 
-    async def _remove_subvolume(self, filesystem: str, name: str) -> None:
+    async def _remove_subvolume(self, step: RemoveSubvolume) -> None:
         """By name, as for files. That a subvolume can be named so is not verified on a device (facts, 8.14); the
         filesystem cannot be, but a name of ours has a proof in it."""
-        _, words = await self._try("DELETE", item_path(SUBVOLUME, normal_path(name)))
+        _, words = await self._try("DELETE", item_path(SUBVOLUME, normal_path(step.name)))
         if words:
-            for subvolume in await find_subvolumes(self._session, filesystem, name):
+            found = await find_subvolumes(self._session, step.filesystem, step.name)
+            for subvolume in found:
                 await self._change("POST", f"{SUBVOLUME}/remove", {}, subvolume.id)
-        self._gone_below.append(name)
+            if step.mounted and not found and not await has_filesystem(self._session, step.filesystem):
+                raise StepRefused(f"{AWAY} {step.filesystem}")
+        self._gone_below.append(step.name)
 
     def _one(self) -> str:
         if not self._current:

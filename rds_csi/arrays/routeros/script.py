@@ -25,7 +25,7 @@ from rds_csi.arrays.routeros.commands import (
     SetDisk,
     Step,
 )
-from rds_csi.arrays.routeros.values import check_properties, escape, normal_path, quote
+from rds_csi.arrays.routeros.values import check_properties, check_value, escape, normal_path, quote
 from rds_csi.errors import ResourceExhausted
 
 # Characters. RouterOS takes lines of up to 65,535; a cut command must never be run.
@@ -33,6 +33,8 @@ MAX_SCRIPT = 60_000
 
 # The words that begin the lines of a reply.
 DONE, ERROR, DISKS, FILES, UNREAD, END = "done", "error", "disks", "files", "unread", "end"
+# What a step says, over either transport, when that is not there without which nothing can be called absent.
+AWAY = "not there:"
 
 _SUBVOLUME = "/disk/btrfs/subvolume"
 
@@ -204,15 +206,23 @@ def _step(step: Step) -> str:
             where = f"[:len [/file find where name={quote(path)}]]=0"
             return f':if ({where}) do={{/file add type="directory" name={quote(path)}}}'
         case RemoveFile(path):
-            return f"/file remove [/file find where name={quote(path)}]"
+            remove = f"/file remove [/file find where name={quote(path)}]"
+            return f"{remove};{_needed('/file', f'name={quote(step.within)}', step.within)}" if step.within else remove
         case AddSubvolume():
             return f"{_SUBVOLUME} add {_arguments(subvolume_properties(step))}"
         case RemoveSubvolume(filesystem, name):
             same = f"name={quote(name)}"
+            pool = f"(fs-label={quote(filesystem)} && mounted=yes)"
+            needed = f"{_needed('/disk', pool, filesystem)};" if step.mounted else ""
             return (
-                f"{_SUBVOLUME} remove [{_SUBVOLUME} find where (fs={quote(filesystem)} && {same})];"
+                f"{needed}{_SUBVOLUME} remove [{_SUBVOLUME} find where (fs={quote(filesystem)} && {same})];"
                 f':if ([:len [{_SUBVOLUME} find where {same}]]>0) do={{:error "the subvolume is still there"}}'
             )
+
+
+def _needed(menu: str, where: str, name: str) -> str:
+    """The command that refuses to go on without an item."""
+    return f':if ([:len [{menu} find where {where}]]=0) do={{:error "{AWAY} {check_value(name, "a name")}"}}'
 
 
 def subvolume_properties(step: AddSubvolume) -> dict[str, str]:

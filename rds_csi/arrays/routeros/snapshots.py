@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rds_csi.arrays.routeros.btrfs import Subvolumes
+from rds_csi.arrays.routeros.btrfs import Subvolumes, make_ready
 from rds_csi.arrays.routeros.commands import RemoveDisk, Step
 from rds_csi.arrays.routeros.copy_records import Copy, check_idle, copies_of
 from rds_csi.arrays.routeros.copying import Copies, kind_of
@@ -14,6 +14,7 @@ from rds_csi.arrays.routeros.options import SnapshotMeans
 from rds_csi.arrays.routeros.ownership import Owned, Taken
 from rds_csi.arrays.routeros.volumes import Volumes, clear
 from rds_csi.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented
+from rds_csi.model.sizes import MIB, round_up
 from rds_csi.model.volumes import Snapshot, Volume, VolumeSpec
 
 SNAPSHOT = Kind.SNAPSHOT
@@ -72,7 +73,11 @@ class Snapshots:
         kind = kind_of(spec.source.kind)
         source = await self._core.find(kind, spec.source.source_id)
         if source is None:
-            raise NotFound(f"{spec.source.kind.value} {spec.source.source_id} does not exist on this array")
+            # The call may be repeated after its reply was lost and the source was deleted.
+            made = await self._core.find(Kind.VOLUME, spec.volume_id)
+            if made is None:
+                raise NotFound(f"{spec.source.kind.value} {spec.source.source_id} does not exist on this array")
+            return self._volumes.volume(await make_ready(self._core, made, spec, round_up(spec.size, MIB)))
         try:
             match self._core.options.snapshots:
                 case SnapshotMeans.BTRFS_SUBVOLUME:

@@ -134,6 +134,12 @@ class SshConnection:
         except (asyncssh.Error, OSError) as error:
             self._retired = True
             raise self._broken(session, str(error)) from None
+        except AttributeError:
+            # asyncssh 2.24, when the channel was closed in the very moment in which it was ready.
+            if not session.ended.is_set():
+                raise
+            self._retired = True
+            raise self._broken(session, "the channel was closed while it was opened") from None
         except asyncio.CancelledError:
             # A channel that is asked for and not there yet cannot be taken back.
             self._retired = self._retired or not session.sent

@@ -1,6 +1,6 @@
 """Volumes: made, found, listed and removed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rds_csi.arrays.routeros import fencing
 from rds_csi.arrays.routeros.commands import (
@@ -137,14 +137,19 @@ class Volumes:
         """Add the volume's disk; the disk, and whether this call made it. ``size`` bytes are needed."""
         what = f"volume {volume_id} could not be made"
         outcome = await self._try(site, volume_id, adding.first, adding.undo)
-        if outcome.error:
+        # With a disk there, somebody else was faster, or only its growth was refused: it is told as it is.
+        if outcome.error and not outcome.disks:
             if is_final(outcome.error) or not await self._core.pool.has_room(size):
                 raise await self._core.refused(outcome.error, what, size)
             await make_directory(self._core)
             outcome = await self._try(site, volume_id, adding.again, adding.undo)
-            if outcome.error:
+            if outcome.error and not outcome.disks:
                 raise await self._core.refused(outcome.error, what, size)
-        return self._added(site, volume_id, outcome), outcome.done == 0
+        if outcome.files and not outcome.disks:
+            # Over REST disks are looked at before files: somebody else may have made it in between.
+            anchors = self._core.ownership.anchors(site.names, VOLUME, volume_id)
+            outcome = replace(outcome, disks=await self._core.lookups.find(anchors))
+        return self._added(site, volume_id, outcome), outcome.done == 0 and not outcome.error
 
     async def _try(self, site: Site, volume_id: str, deed: Deed, undo: Expect) -> Outcome:
         """The outcome of the deed; what it may have left when it was refused half-way is removed."""
@@ -216,6 +221,10 @@ async def clear(core: Core, site: Site, kind: Kind, object_id: str, anchors: Anc
     what = f"{kind.name.lower()} {object_id}"
     command = Command(anchors, (Deed(Expect(disks=0), core.removal(site, path)),))
     outcome = await core.settling.execute(command)
+    if outcome.error:
+        # Also where there was never a base directory: then, and only with the pool there, nothing was ever made.
+        await make_directory(core)
+        outcome = await core.settling.execute(command)
     if outcome.error:
         raise await core.refused(outcome.error, f"the file of {what} could not be removed")
     if core.pick(site, kind, object_id, outcome.disks) is not None:
