@@ -87,6 +87,15 @@ def session_of(nqn: str) -> Session | None:
     return NvmeSysfs(HOST).session(nqn)
 
 
+def has_been_read(nqn: str) -> bool:
+    """Whether a path to a namespace of the session has seen a read (the first field of Linux's Documentation/ABI
+    block/stat); whoever opens the device from then on waits for the end of the kernel's own look."""
+    session = session_of(nqn)
+    assert session is not None
+    stats = [stat for c in session.controllers for stat in Path("/sys/class/nvme", c.name).glob("nvme*n*/stat")]
+    return any(int(stat.read_text().split()[0]) > 0 for stat in stats)
+
+
 def controllers() -> dict[str, frozenset[str]]:
     """Every controller by NQN."""
     sessions = NvmeSysfs(HOST).scan().by_nqn
@@ -120,6 +129,10 @@ class Zoo:
             return bool(node) and Path(node).is_block_device()
 
         wait_until(appeared, f"the device of {name} is there")
+        # The kernel reads the partition table in its own time. A link that is cut meanwhile would leave it waiting, and
+        # whoever opens the device with it, in state D for as long as the target is away.
+        wait_until(lambda: has_been_read(target.nqn), f"the partition table of {name} is being read")
+        os.close(os.open(node, os.O_RDONLY))
         return node
 
     def cut(self, *names: str) -> None:
