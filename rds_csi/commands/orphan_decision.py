@@ -16,7 +16,7 @@ class Verdict(StrEnum):
     IN_USE = "in use"
     ORPHAN = "orphan"
     DAMAGED = "damaged"
-    # Named like ours, and nothing proves it: left alone.
+    # Named like ours, and nothing proves it, or that it is this cluster's: left alone.
     UNPROVEN = "unproven"
     # Nobody said what is in use.
     NOT_JUDGED = "not judged"
@@ -101,6 +101,9 @@ def _judge(item: ArrayObject, object_id: str, in_use: InUse | None) -> tuple[Ver
         return (Verdict.DAMAGED if item.problem else Verdict.NOT_JUDGED), item.problem
     if object_id in wanted:
         return (Verdict.DAMAGED if item.problem else Verdict.IN_USE), _joined("the cluster has it", item.problem)
+    if item.unmarked:
+        # Two clusters with the Go driver may share the device: that this one does not have it proves nothing.
+        return Verdict.UNPROVEN, _joined("the cluster does not have it, and it carries no mark yet", item.problem)
     group = f"part of group snapshot {item.group_id}" if item.group_id else ""
     return Verdict.ORPHAN, _joined("the cluster does not have it", group, item.problem)
 

@@ -1,10 +1,11 @@
 """Volumes, snapshots and groups as an array tells them, and capabilities as a CO asks for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from rds_csi.errors import FailedPrecondition
 from rds_csi.model.parameters import Provisioning
 from rds_csi.model.targets import Target
 
@@ -64,6 +65,17 @@ class Attachment:
     token: str
     access_mode: AccessMode
     readonly: bool = False
+
+
+def check_compatible(volume_id: str, others: Iterable[Attachment], wanted: Attachment) -> None:
+    """FailedPrecondition, naming the node, when an attachment of another node does not go with the wanted one."""
+    for other in others:
+        if not wanted.access_mode.is_multi_node or other.access_mode is not wanted.access_mode:
+            raise FailedPrecondition(
+                f"volume {volume_id} is published to node {other.node.node_id} with access mode "
+                f"{other.access_mode.value}, which does not go with {wanted.access_mode.value} on another node",
+                remedy=f"Wait until it is unpublished from {other.node.node_id}.",
+            )
 
 
 class SourceKind(Enum):

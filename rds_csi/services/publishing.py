@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from rds_csi.arrays.protocol import Array
 from rds_csi.connectors.protocol import Connector
 from rds_csi.csi import v1 as csi
-from rds_csi.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted
+from rds_csi.errors import AlreadyExists, NotFound, ResourceExhausted
 from rds_csi.locks import OperationLocks
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.context import publish_entries
 from rds_csi.model.names import check_node_id
-from rds_csi.model.volumes import Attachment, Volume
+from rds_csi.model.volumes import Attachment, check_compatible
 from rds_csi.services.capabilities import require_capability
 from rds_csi.services.checks import may_exist, require_volume_id
 from rds_csi.services.hosts import HostNqns
@@ -61,7 +61,7 @@ class Publishing:
             else:
                 if self._hosts is not None:
                     await self._hosts.admit(node, volume)
-                _check_others(volume, attachment)
+                check_compatible(volume_id, volume.attachments, attachment)
                 with self._place(node_id, volume_id):
                     await self._check_room(node_id, volume_id)
                     volume = await finish(self._array.attach_volume(volume_id, attachment))
@@ -122,14 +122,3 @@ def _check_same(volume_id: str, known: Attachment, wanted: Attachment) -> None:
             f"{known.access_mode.value} and readonly {str(known.readonly).lower()}",
             remedy="Unpublish it first.",
         )
-
-
-def _check_others(volume: Volume, wanted: Attachment) -> None:
-    """FailedPrecondition, naming the node, when another node's attachment does not go with the wanted one."""
-    for other in volume.attachments:
-        if not wanted.access_mode.is_multi_node or other.access_mode is not wanted.access_mode:
-            raise FailedPrecondition(
-                f"volume {volume.volume_id} is published to node {other.node.node_id} with access mode "
-                f"{other.access_mode.value}, which does not go with {wanted.access_mode.value} on another node",
-                remedy=f"Wait until it is unpublished from {other.node.node_id}.",
-            )

@@ -365,3 +365,22 @@ def test_an_array_s_name_is_part_of_the_key() -> None:
     item = ArrayObject(ObjectKind.VOLUME, "a", "a", "p")
     assert judge("fast", item, NONE, ()).key == "fast:volume/a"
     assert judge("", replace(item, kind=ObjectKind.LEFTOVER), NONE, ()).key == "leftover/p"
+
+
+async def test_a_volume_of_the_go_driver_without_a_mark_is_never_an_orphan(bench: Bench) -> None:
+    other = VOLUME.replace("0f0e", "aaaa")
+    for slot in (VOLUME, other):
+        nqn = f"nqn.2000-02.com.mikrotik:{slot}"
+        properties = {"type": "file", "file_path": f"raid10/{slot}.img", "size": 1 << 30, "port": 4420}
+        bench.device.put(slot=slot, nqn=nqn, exported=True, **properties)
+    bench.array = array_on(bench.device, driver="rds.csi.srvlab.io")
+    assert set((await bench.verdicts(None)).values()) == {Verdict.NOT_JUDGED}
+    in_use = used(VOLUME)
+    expected = {f"volume/{VOLUME}": Verdict.IN_USE, f"volume/{other}": Verdict.UNPROVEN}
+    assert await bench.verdicts(in_use) == expected
+    bench.later(2 * DAY)
+    assert "it carries no mark yet" in await bench.result(in_use, f"volume/{other}")
+    assert bench.slots() == sorted([VOLUME, other])
+    await bench.array.attach_volume(other, attachment())
+    await bench.array.detach_volume(other, "")
+    assert (await bench.verdicts(in_use))[f"volume/{other}"] is Verdict.ORPHAN

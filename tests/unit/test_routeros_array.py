@@ -1,6 +1,8 @@
 """The RouterOS array as a whole: what a call costs, first contact, capacity, health, adoption, and the inventory."""
 
+import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +12,7 @@ from rds_csi.arrays.routeros.objects import Inventory
 from rds_csi.arrays.routeros.options import Fencing, SnapshotMeans
 from rds_csi.arrays.routeros.records import Version
 from rds_csi.errors import (
+    AlreadyExists,
     ConfigurationError,
     DriverError,
     FailedPrecondition,
@@ -19,7 +22,7 @@ from rds_csi.errors import (
 )
 from rds_csi.model.host import HostPaths
 from rds_csi.model.sizes import GIB
-from rds_csi.model.volumes import HealthStatus
+from rds_csi.model.volumes import AccessMode, HealthStatus
 from rds_csi.process import ProcessRunner
 from rds_csi.workers import Workers
 from tests.support.routeros_arrays import (
@@ -264,3 +267,35 @@ async def test_everything_of_ours_is_listed_with_what_is_wrong() -> None:
     assert told["volume/pvc-a"] == ""
     assert told["volume/pvc-b"]
     assert len([key for key in told if key.startswith("leftover/")]) == 1
+
+
+async def test_a_node_that_another_controller_let_in_is_seen_when_the_attachment_is_written() -> None:
+    device = MemoryDevice()
+    first, second = await started(device), await started(device)
+    await first.create_volume(spec())
+    # Both have looked, and both saw nobody.
+    await first.get_volume(VOLUME)
+    await second.get_volume(VOLUME)
+    mine, theirs = (
+        replace(attachment(node), access_mode=AccessMode.SINGLE_NODE_WRITER) for node in ("node-1", "node-2")
+    )
+    results = await asyncio.gather(
+        first.attach_volume(VOLUME, mine), second.attach_volume(VOLUME, theirs), return_exceptions=True
+    )
+    (refused,) = [result for result in results if isinstance(result, BaseException)]
+    assert isinstance(refused, FailedPrecondition)
+    (attached,) = (await first.get_volume(VOLUME)).attachments
+    assert attached.node.node_id in str(refused)
+    assert (await first.attach_volume(VOLUME, attached)).attachments == (attached,)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_adoption_refuses_a_disk_whose_file_another_disk_has(dry_run: bool) -> None:
+    device = MemoryDevice()
+    for slot in ("legacy", "twin"):
+        device.put(slot=slot, type="file", file_path=f"{POOL}/old/legacy.img", size=GIB)
+    before = dict(device.disks)
+    array = await started(device)
+    with pytest.raises(AlreadyExists, match="twin"):
+        await array.adopt("legacy", dry_run)
+    assert device.disks == before

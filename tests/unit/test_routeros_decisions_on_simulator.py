@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rds_csi.arrays.routeros.array import RouterosArray
 from rds_csi.arrays.routeros.commands import (
     AddDisk,
     Anchors,
@@ -20,9 +21,13 @@ from rds_csi.arrays.routeros.commands import (
     decide,
 )
 from rds_csi.arrays.routeros.errors import GarbageReply, LostReply, NotPermitted
+from rds_csi.arrays.routeros.names import slot_for
+from rds_csi.arrays.routeros.options import RestOptions, RouterosOptions
 from rds_csi.arrays.routeros.ssh_client import SshClient
 from rds_csi.model.sizes import GIB, MIB
 from rds_csi.simulator.device_options import GroupOptions, UserOptions
+from tests.support.clock import FakeClock
+from tests.support.routeros_arrays import PREFIX, VOLUME, array_on, spec
 from tests.support.routeros_bench import (
     ANCHORS,
     ATTACHED,
@@ -40,6 +45,7 @@ from tests.support.routeros_bench import (
     benches,
     grow,
 )
+from tests.support.routeros_memory import MemoryDevice
 
 
 @pytest.fixture(params=["ssh", "rest"])
@@ -112,12 +118,6 @@ async def test_facts_of_every_version(make: Benches) -> None:
         assert (facts.user, facts.board, facts.architecture) == ("admin", "RDS2216", "arm64")
 
 
-async def test_pools_are_found_on_an_old_device_too(make: Benches) -> None:
-    for version in ("7.15", "7.17"):
-        (pool,) = await make(version=version).client.find_disks(Anchors(slots=("raid10",)))
-        assert (pool.slot, pool.type, pool.mounted, pool.fs) == ("raid10", "raid", True, "xfs")
-
-
 async def test_a_user_who_may_only_read_is_told_so_and_changes_nothing(make: Benches) -> None:
     groups = (GroupOptions("looking", frozenset({"ssh", "read", "api", "rest-api"})),)
     bench = make(user="looker", groups=groups, users=(UserOptions("looker", "looking"),))
@@ -128,6 +128,50 @@ async def test_a_user_who_may_only_read_is_told_so_and_changes_nothing(make: Ben
         words = error.text
     assert "not enough permissions" in words
     assert BASE not in {row["name"] for row in bench.rows("/file")}
+
+
+async def test_a_late_growth_leaves_what_has_become_larger(bench: Bench) -> None:
+    await bench.client.execute(CREATE)
+
+    def grow_to(size: int) -> Command:
+        expect = Expect(1, comment=MARK, smaller=size)
+        return Command(ANCHORS, (Deed(expect, (SetDisk({"file-size": str(size)}),)),))
+
+    assert (await bench.client.execute(grow_to(3 * GIB))).done == 0
+    for size in (2 * GIB, 3 * GIB):
+        outcome = await bench.client.execute(grow_to(size))
+        assert (outcome.done, outcome.error, outcome.disks[0].size) == (-1, "", 3 * GIB)
+    assert [file.size for file in await bench.client.list_files(BASE)] == [3 * GIB]
+    # Without the disk there is no size to be compared, and nothing is refused.
+    await bench.client.execute(DELETE)
+    outcome = await bench.client.execute(grow_to(4 * GIB))
+    assert (outcome.done, outcome.error, outcome.disks) == (-1, "", ())
+
+
+async def test_an_array_over_a_wire_plans_a_late_growth_anew(bench: Bench) -> None:
+    """Two controllers: the one whose size is old by then leaves the larger size."""
+    options = RouterosOptions(
+        transport=RestOptions("192.0.2.1", user="csi"),
+        pool="raid10",
+        driver_name="d",
+        nqn_prefix=PREFIX,
+        nvme_addresses=("192.0.2.1",),
+        cluster="c",
+    )
+    first, second = (RouterosArray(options, bench.client, clock=FakeClock().clock) for _ in range(2))
+    await first.create_volume(spec())
+    assert (await second.expand_volume(VOLUME, 3 * GIB)).size == 3 * GIB
+    assert (await first.expand_volume(VOLUME, 2 * GIB)).size == 3 * GIB
+    assert [row["size"] for row in bench.rows("/disk") if row["slot"] == slot_for(VOLUME)] == [3 * GIB]
+
+
+async def test_an_array_over_a_device_of_memory_plans_a_late_growth_anew() -> None:
+    device = MemoryDevice()
+    first, second = array_on(device), array_on(device)
+    await first.create_volume(spec())
+    assert (await second.expand_volume(VOLUME, 3 * GIB)).size == 3 * GIB
+    assert (await first.expand_volume(VOLUME, 2 * GIB)).size == 3 * GIB
+    assert device.by_slot(slot_for(VOLUME)).size == 3 * GIB
 
 
 COMMENTS = ("", MARK, ATTACHED, "foreign", BEGINS, MARK[:-1])
@@ -141,8 +185,7 @@ def _expectations(chance: random.Random, ids: list[str]) -> Expect:
         1,
         disk_id=chance.choice(("", "", *ids)),
         comment=chance.choice((None, None, *COMMENTS)),
-        begins=chance.choice(("", BEGINS, "rds-csi/1/", "x")),
-        lacks=chance.choice(("", "/a:", "foreign", "zz")),
+        smaller=chance.choice((0, 0, MIB - 1, MIB, MIB + 1)),
         no_file=chance.random() < 0.2,
     )
 
@@ -181,11 +224,11 @@ async def test_garbage_from_the_device_is_never_read_as_absence(bench: Bench) ->
     await bench.client.execute(CREATE)
     if not isinstance(bench.wire, ExecConsole):
         return
-    whole = bench.wire.run
+    plainly = bench.wire.run
 
     class Breaking(ExecConsole):
-        async def run(self, script: str, *, timeout: float = 1.0, output_limit: int = 1) -> str:
-            text = await whole(script)
+        async def run(self, script: str, *, timeout: float = 1.0, output_limit: int = 1, whole: bool = False) -> str:
+            text = await plainly(script)
             return text.replace('"slot":', '"slot', 1)
 
     client = SshClient(Breaking(bench.device, "admin"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rds_csi.arrays.routeros.mark import ATTACHED, MAX_COMMENT, DamagedMark, Kind, Mark, beginning, decode
+from rds_csi.arrays.routeros.mark import MAX_COMMENT, DamagedMark, Kind, Mark, beginning, decode
 from rds_csi.arrays.routeros.values import check_value
 from rds_csi.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from rds_csi.model.parameters import Provisioning
@@ -63,10 +63,9 @@ def test_a_mark_reads_back_as_itself(mark: Mark) -> None:
 
 
 @given(MARKS)
-def test_marks_of_an_object_begin_alike_and_tell_whether_it_is_attached(mark: Mark) -> None:
+def test_marks_of_an_object_begin_alike(mark: Mark) -> None:
     comment = mark.encode()
     assert comment.startswith(beginning(mark.driver, mark.cluster, mark.kind, mark.object_id))
-    assert (ATTACHED in comment) == bool(mark.attachments)
 
 
 @given(NAMED, NAMED)

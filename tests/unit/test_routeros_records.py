@@ -94,6 +94,20 @@ def test_what_is_left_out_is_unset_and_what_is_unknown_is_ignored() -> None:
     assert parse_disks([]) == ()
 
 
+def test_a_whole_number_with_a_fraction_of_zeros_is_that_number() -> None:
+    reply = parse_json('[{".id":"*1","slot":"a","size":1234.000000,"free":0.0}]')
+    assert parse_disks(reply) == (Disk("*1", slot="a", size=1234, free=0),)
+    for odd in ("1234.5", "1e300", "NaN", "Infinity", "-1.0"):
+        with pytest.raises(GarbageReply):
+            parse_disks(parse_json(f'[{{".id":"*1","size":{odd}}}]'))
+
+
+def test_ids_are_read_in_one_spelling() -> None:
+    assert parse_disks([{".id": "*2b", "slot": "a"}]) == (Disk("*2B", slot="a"),)
+    assert parse_jobs([{".id": "*1a"}]) == (Job("*1A"),)
+    assert parse_files([{".id": "**a", "name": "x"}]) == (File("**A", "x"),)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -144,7 +158,7 @@ def test_hosts_are_a_list_however_they_are_told() -> None:
 
 def test_files_have_the_paths_that_disks_have() -> None:
     row = {".id": "**abc", "name": "raid10/x.img", "type": ".img file", "size": "1048576"}
-    assert parse_files([row]) == (File("**abc", "raid10/x.img", ".img file", 1 << 20),)
+    assert parse_files([row]) == (File("**ABC", "raid10/x.img", ".img file", 1 << 20),)
     assert parse_files([{".id": "*1", "name": "/raid10/x.img/", "type": "directory"}]) == (
         File("*1", "raid10/x.img", "directory"),
     )

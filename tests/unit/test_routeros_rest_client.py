@@ -42,7 +42,7 @@ FILE = File("**A", PATH, ".img file", 5)
 CREATE = Command(ANCHORS, (Deed(Expect(0, no_file=True), (AddDisk({"type": "file", "slot": "pvc-1"}),)),))
 SET = Command(ANCHORS, (Deed(Expect(1, comment="c"), (SetDisk({"comment": "d"}),)),))
 DELETE = Command(
-    ANCHORS, (Deed(Expect(1, begins="c"), (RemoveDisk(), RemoveFile(PATH))), Deed(Expect(0), (RemoveFile(PATH),)))
+    ANCHORS, (Deed(Expect(1, comment="c"), (RemoveDisk(), RemoveFile(PATH))), Deed(Expect(0), (RemoveFile(PATH),)))
 )
 IDENTIFIER = "missing or invalid resource identifier"
 NAMED = "/rest/file/raid10%2Frds-csi%2Fpvc-1.00.img"

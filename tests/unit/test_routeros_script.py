@@ -36,7 +36,6 @@ from rds_csi.arrays.routeros.script_replies import (
     read_facts,
     read_job,
     read_look,
-    read_old_disks,
     read_outcome,
 )
 from rds_csi.errors import Internal, InvalidArgument, ResourceExhausted
@@ -56,7 +55,7 @@ EVERYTHING = Command(
             ),
         ),
         Deed(
-            Expect(1, disk_id="*2B", comment="c", begins="rds-csi/", lacks="/a:"),
+            Expect(1, disk_id="*2B", comment="c", smaller=4096),
             (RemoveDisk(), RemoveFile("raid10/x"), RemoveSubvolume("pool-fs", "rds-csi/a")),
         ),
     ),
@@ -87,7 +86,7 @@ def test_the_decision_reads_as_it_was_asked() -> None:
     )
     assert ':if ($n="" && [:len $d]=0 && [:len $f]=0) do={:set n "0";' in script
     assert (
-        '[:len $d]=1 && ("" . $i)="*2B" && $c="c" && [:pick $c 0 8]="rds-csi/" && [:typeof [:find $c "/a:"]]="nil") '
+        '[:len $d]=1 && (("" . $i)="*2B" || ("" . $i)="*2b") && $c="c" && $s<4096) '
         'do={:set n "1";/disk set $i nvme-tcp-export="no";/disk remove $i;' in script
     )
     assert "json.no-string-conversion" in script
@@ -101,8 +100,36 @@ def test_no_path_or_user_gets_into_a_script_unchecked(bad: str) -> None:
         copy_script("a", bad, Command(ANCHORS, ()))
     with pytest.raises(InvalidArgument):
         files_look(bad, NONCE)
-    with pytest.raises(InvalidArgument):
-        facts_script(bad, NONCE)
+
+
+def test_a_user_whose_name_cannot_stand_in_a_script_has_facts_without_policies() -> None:
+    for user in ("csi@example.org", 'x"]', "a b"):
+        assert facts_script(user, NONCE) == facts_script("", NONCE)
+    assert "policies" in facts_script("csi", NONCE)
+
+
+def test_what_makes_a_removal_sure_is_looked_at_before_anything_is_removed() -> None:
+    removals = (RemoveFile("raid10/b/x", within="raid10/b"), RemoveSubvolume("pool-fs", "b/a", mounted=True))
+    script = command_script(Command(ANCHORS, (Deed(Expect(1), (RemoveDisk(), *removals)),)), NONCE)
+    assert (
+        ':set n "0";:if ([:len [/file find where name="raid10/b"]]=0) do={:error "not there: raid10/b"};'
+        ':if ([:len [/disk find where (fs-label="pool-fs" && mounted=true)]]=0) do={:error "not there: pool-fs"};'
+        "/disk set $i" in script
+    )
+    assert script.count("not there:") == 2
+
+
+def test_a_subvolume_is_added_only_when_its_name_is_free() -> None:
+    script = command_script(EVERYTHING, NONCE)
+    assert (
+        ':if ([:len [/disk/btrfs/subvolume find where name="rds-csi/a"]]>0) do={:error "already have such entry"};'
+        '/disk/btrfs/subvolume add fs="pool-fs" name="rds-csi/a"' in script
+    )
+
+
+def test_the_size_is_looked_at_only_when_a_deed_asks_for_it() -> None:
+    assert "size]" not in command_script(Command(ANCHORS, (Deed(Expect(1)),)), NONCE)
+    assert "[:tonum [/disk get $i size]]" in command_script(Command(ANCHORS, (Deed(Expect(1, smaller=1)),)), NONCE)
 
 
 def test_a_script_that_the_console_would_cut_is_never_made() -> None:
@@ -216,6 +243,7 @@ def test_a_look_is_json_or_a_refusal() -> None:
 
 def test_a_job_is_told_by_its_id() -> None:
     assert read_job(reply("*126"), NONCE) == "*126"
+    assert read_job(reply("*1a6"), NONCE) == "*1A6"
     with pytest.raises(LostReply):
         read_job(reply(""), NONCE)
     with pytest.raises(Refused):
@@ -252,12 +280,3 @@ def test_policies_that_may_not_be_read_are_none() -> None:
 def test_facts_without_a_version_are_garbage() -> None:
     with pytest.raises(GarbageReply):
         read_facts(reply("board x"), NONCE, "")
-
-
-def test_disks_of_an_old_console_are_read_field_by_field() -> None:
-    lines = (".id *1A", "slot raid10", "type raid", "comment my pool", "size 5", "fs xfs", "mounted true", "free 4")
-    (disk,) = read_old_disks(reply(*lines), NONCE)
-    assert disk == Disk("*1A", "raid10", "raid", "my pool", size=5, fs="xfs", mounted=True, free=4)
-    assert read_old_disks(reply(), NONCE) == ()
-    with pytest.raises(GarbageReply):
-        read_old_disks(reply("slot raid10"), NONCE)

@@ -14,6 +14,7 @@ from rds_csi.arrays.routeros.commands import (
     Expect,
     MakeDirectory,
     RemoveDisk,
+    RemoveFile,
     RemoveSubvolume,
     SetDisk,
     Step,
@@ -193,6 +194,8 @@ async def test_subvolumes_are_made_cloned_and_removed(make: Benches) -> None:
     assert (found[snapshot].filesystem, found[snapshot].read_only, found[volume].read_only) == ("pool-fs", True, False)
     again = await bench.client.execute(take)
     assert (again.done, bool(again.error)) == (0, True)
+    if bench.transport == "ssh":
+        assert again.error == "already have such entry"
 
     remove = Command(anchors, (Deed(Expect(1), (RemoveDisk(), RemoveSubvolume("pool-fs", volume))),))
     outcome = await bench.client.execute(remove)
@@ -202,6 +205,25 @@ async def test_subvolumes_are_made_cloned_and_removed(make: Benches) -> None:
     )
     assert (await bench.client.execute(tidy)).error == ""
     assert {one.name for one in await bench.client.list_subvolumes()}.isdisjoint({volume, snapshot})
+
+
+async def test_a_disk_stays_while_its_file_cannot_be_known_to_go_over_ssh(make: Benches) -> None:
+    bench = make(pools=(PoolOptions(filesystem="btrfs", label="pool-fs"),))
+    made = Command(ANCHORS, (Deed(Expect(0), (MakeDirectory(BASE), AddDisk(DISK))),))
+    assert (await bench.client.execute(made)).error == ""
+    subvolume = RemoveSubvolume("pool-fs", "rds-csi/a", mounted=True)
+    bench.device.switches.pool_unmounted = True
+    for removal, missing in ((RemoveFile(PATH, within=BASE), BASE), (subvolume, "pool-fs")):
+        outcome = await bench.client.execute(Command(ANCHORS, (Deed(Expect(1), (RemoveDisk(), removal)),)))
+        assert outcome.error == f"not there: {missing}"
+        if bench.transport == "rest":
+            # There a look before would be a request more in every deletion.
+            return
+        assert [disk.slot for disk in outcome.disks] == ["pvc-1"]
+    bench.device.switches.pool_unmounted = False
+    both = (RemoveDisk(), RemoveFile(PATH, within=BASE), subvolume)
+    outcome = await bench.client.execute(Command(ANCHORS, (Deed(Expect(1), both),)))
+    assert (outcome.error, outcome.disks, outcome.files) == ("", (), ())
 
 
 async def test_a_subvolume_that_did_not_go_is_told_over_ssh(make: Benches) -> None:

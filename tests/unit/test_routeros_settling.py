@@ -12,15 +12,15 @@ from rds_csi.deadline import set_deadline
 from rds_csi.errors import DeadlineExceeded, DriverError, FailedPrecondition, ResourceExhausted, Unavailable
 from rds_csi.retry import RetryPolicy
 from tests.support.clock import FakeClock
-from tests.support.routeros_memory import DROPPED, LOST, POOL, UNSENT, MemoryClient, MemoryDevice
+from tests.support.routeros_memory import DROPPED, LOST, POOL, UNSENT, MemoryClient, MemoryDevice, Stored
 
 PATH = f"{POOL}/x.img"
 ADD = AddDisk({"type": "file", "slot": "x", "file-path": f"/{PATH}", "file-size": "1048576", "comment": "mine"})
 COMMAND = Command(Anchors(slots=("x",), paths=(PATH,)), (Deed(Expect(disks=0, no_file=True), (ADD,)),))
 
 
-async def execute(device: MemoryDevice) -> Outcome:
-    client, clock = MemoryClient(device), FakeClock().clock
+async def execute(device: MemoryDevice, time_of: FakeClock | None = None) -> Outcome:
+    client, clock = MemoryClient(device), (time_of or FakeClock()).clock
     policy = RetryPolicy(attempts=3, first_delay=0.0)
     return await Settling(client, Lookups(client, clock), clock=clock, policy=policy).execute(COMMAND)
 
@@ -55,6 +55,20 @@ async def test_what_was_not_done_is_repeated_after_a_look_and_not_for_ever() -> 
     with pytest.raises(LostReply):
         await execute(other)
     assert other.calls.count("execute") == SENDS
+
+
+async def test_a_file_that_appears_after_a_lost_reply_is_not_taken_for_somebody_elses() -> None:
+    device = MemoryDevice()
+    device.faults.append(DROPPED)
+    clock = FakeClock()
+    # The command whose reply was lost is still at work: it has made the file, and not the disk.
+    clock.at_first_pause = lambda: device.files.update({PATH: Stored(1 << 20, "ours", 1 << 20)})
+    with pytest.raises(LostReply):
+        await execute(device, clock)
+    assert device.calls == ["execute", "find_disks", "execute"]
+    # With no reply lost, it is told as it is.
+    outcome = await execute(device)
+    assert (outcome.done, [file.name for file in outcome.files]) == (-1, [PATH])
 
 
 async def test_nothing_is_sent_after_the_deadline() -> None:

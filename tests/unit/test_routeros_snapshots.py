@@ -1,17 +1,23 @@
 """Snapshots, clones and groups on a RouterOS array, by btrfs subvolumes and by copying files."""
 
+import asyncio
 import contextlib
 from dataclasses import replace
 
 import pytest
 
-from rds_csi.arrays.routeros.commands import Anchors, Command, Deed, Expect, SetDisk
+from rds_csi.arrays.routeros.array import RouterosArray
+from rds_csi.arrays.routeros.commands import Anchors, Command, Deed, Expect, Outcome, SetDisk
+from rds_csi.arrays.routeros.copy_records import Copy
 from rds_csi.arrays.routeros.mark import decode
 from rds_csi.arrays.routeros.options import SnapshotMeans
+from rds_csi.arrays.routeros.records import Disk
 from rds_csi.errors import AlreadyExists, DriverError, FailedPrecondition, NotFound, Unavailable, Unimplemented
 from rds_csi.model.sizes import GIB
+from rds_csi.retry import RetryPolicy
+from tests.support.clock import FakeClock
 from tests.support.routeros_arrays import NOW, array_on, attachment, device_for, from_snapshot, from_volume, spec
-from tests.support.routeros_memory import DROPPED, HALF, LOST, POOL, MemoryDevice
+from tests.support.routeros_memory import DROPPED, HALF, LOST, POOL, MemoryClient, MemoryDevice
 
 BTRFS, COPY = SnapshotMeans.BTRFS_SUBVOLUME, SnapshotMeans.FILE_COPY
 BOTH = pytest.mark.parametrize("means", [BTRFS, COPY])
@@ -306,3 +312,123 @@ async def test_a_foreign_disk_in_a_snapshots_place_is_untouched() -> None:
     with pytest.raises(FailedPrecondition):
         await array.delete_snapshot("snap")
     assert (device.disks, device.files) == before
+
+
+class SlowClient(MemoryClient):
+    """Every call takes a while, so that whatever runs at the same time comes in between."""
+
+    def __init__(self, device: MemoryDevice, turns: int) -> None:
+        super().__init__(device)
+        self._turns = turns
+
+    async def execute(self, command: Command) -> Outcome:
+        await self._wait()
+        return await super().execute(command)
+
+    async def find_disks(self, anchors: Anchors) -> tuple[Disk, ...]:
+        await self._wait()
+        return await super().find_disks(anchors)
+
+    async def list_disks(self) -> tuple[Disk, ...]:
+        await self._wait()
+        return await super().list_disks()
+
+    async def copy_file(self, source: str, destination: str, then: Command) -> str:
+        await self._wait()
+        return await super().copy_file(source, destination, then)
+
+    async def _wait(self) -> None:
+        for _ in range(self._turns):
+            await asyncio.sleep(0)
+
+
+def named_copies(device: MemoryDevice) -> set[str]:
+    """The ids of what the marks say is being made by copying."""
+    marks = [decode(disk.comment) for disk in device.disks.values()]
+    return {Copy.decode(mark.job).object_id for mark in marks if mark is not None and mark.job}
+
+
+@pytest.mark.parametrize("turns", [(0, 0), (1, 1), (1, 5), (5, 1), (3, 4), (2, 9), (9, 2)])
+@pytest.mark.parametrize("same_process", [True, False])
+async def test_of_two_copies_of_one_source_one_waits_and_the_running_one_is_written_down(
+    turns: tuple[int, int], same_process: bool
+) -> None:
+    device = device_for(COPY)
+    await array_on(device, snapshots=COPY).create_volume(spec("pvc-a"))
+    device.copy_looks = 10_000
+    first = slow_array(device, turns[0])
+    second = first if same_process else slow_array(device, turns[1])
+    wanted = spec("pvc-c", source=from_volume("pvc-a"))
+
+    def paths() -> set[str]:
+        return {job.destination for job in device.jobs.values()}
+
+    results = await asyncio.gather(
+        first.create_snapshot("s1", "s1", "pvc-a"), second.create_volume(wanted), return_exceptions=True
+    )
+    refused = [result for result in results if isinstance(result, BaseException)]
+    assert refused
+    assert all(isinstance(error, Unavailable) for error in refused)
+    assert len(paths()) <= 1
+    assert len(device.jobs) == len(named_copies(device))
+    assert all(any(name in path for name in named_copies(device)) for path in paths())
+    with contextlib.suppress(Unavailable):
+        await first.create_snapshot("s1", "s1", "pvc-a")
+    if device.jobs:
+        with pytest.raises(Unavailable, match="copied"):
+            await first.attach_volume("pvc-a", attachment())
+    device.copy_looks = 2
+    for _ in range(3):
+        device.run_jobs()
+        with contextlib.suppress(Unavailable):
+            await first.create_snapshot("s1", "s1", "pvc-a")
+        with contextlib.suppress(Unavailable):
+            await second.create_volume(wanted)
+    assert (await first.get_snapshot("s1")).ready
+    assert (await second.get_volume("pvc-c")).size == GIB
+    await first.attach_volume("pvc-a", attachment())
+
+
+def slow_array(device: MemoryDevice, turns: int) -> RouterosArray:
+    return RouterosArray(
+        array_on(device, snapshots=COPY).options,
+        SlowClient(device, turns),
+        clock=FakeClock().clock,
+        today=lambda: NOW,
+        policy=RetryPolicy(attempts=3, first_delay=0.0),
+    )
+
+
+async def test_a_copy_whose_record_was_cleared_before_it_began_is_not_begun() -> None:
+    device = device_for(COPY)
+    await array_on(device, snapshots=COPY).create_volume(spec("pvc-a"))
+    slow, other = slow_array(device, 20), array_on(device, snapshots=COPY)
+    taking = asyncio.create_task(slow.create_snapshot("s1", "s1", "pvc-a"))
+    for _ in range(1000):
+        if named_copies(device):
+            break
+        await asyncio.sleep(0)
+    # It is seen written down, and no job at work for it.
+    await other.attach_volume("pvc-a", attachment("writer"))
+    with pytest.raises(Unavailable, match="meanwhile"):
+        await taking
+    assert not device.jobs
+    assert not named_copies(device)
+
+
+async def test_a_copy_whose_job_is_not_known_is_not_begun_again_while_any_job_runs() -> None:
+    device = device_for(COPY)
+    array = array_on(device, snapshots=COPY)
+    await array.create_volume(spec("pvc-a"))
+    device.copy_looks = 99
+    device.faults.extend(["", "", LOST])
+    assert not (await array.create_snapshot("snap", "snap", "pvc-a")).ready
+    (job,) = device.jobs
+    assert not device.faults
+    for one in (array, array_on(device, snapshots=COPY)):
+        assert not (await one.create_snapshot("snap", "snap", "pvc-a")).ready
+        with pytest.raises(Unavailable, match="copied"):
+            await one.attach_volume("pvc-a", attachment())
+    assert list(device.jobs) == [job]
+    device.run_jobs()
+    assert (await array.create_snapshot("snap", "snap", "pvc-a")).ready

@@ -25,11 +25,13 @@ class ScriptedConsole:
         self.scripts: list[str] = []
         self.limits: list[int] = []
         self.timeouts: list[float] = []
+        self.whole: list[bool] = []
         self.closed = False
 
-    async def run(self, script: str, *, timeout: float = 1.0, output_limit: int = 1) -> str:
+    async def run(self, script: str, *, timeout: float = 1.0, output_limit: int = 1, whole: bool = False) -> str:
         self.scripts.append(script)
         self.timeouts.append(timeout)
+        self.whole.append(whole)
         self.limits.append(output_limit)
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
@@ -109,24 +111,21 @@ async def test_without_a_user_no_policies_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "first",
+    ("reply", "expected"),
     [
-        "bad command name onerror (line 1 column 2)\n",
-        f"error input does not match any value of options\n{END}",
+        (f"error std failure: timeout (13)\n{END}", Refused),
+        (f"error not enough permissions (9)\n{END}", NotPermitted),
+        ("syntax error (line 1 column 2)\n", NotUnderstood),
     ],
 )
-async def test_an_old_console_is_asked_field_by_field(first: str) -> None:
-    console = ScriptedConsole(first, f".id *1\nslot raid10\ntype raid\nmounted true\n{END}")
-    assert await client(console).find_disks(Anchors(slots=("raid10",))) == (
-        Disk("*1", slot="raid10", type="raid", mounted=True),
-    )
-
-
-async def test_a_missing_policy_or_nothing_to_ask_an_old_console_for_is_told_as_it_is() -> None:
-    with pytest.raises(NotPermitted):
-        await client(ScriptedConsole(f"error not enough permissions (9)\n{END}")).find_disks(ANCHORS)
-    with pytest.raises(NotUnderstood):
-        await client(ScriptedConsole("syntax error (line 1 column 2)\n")).find_disks(Anchors(nqns=("nqn.a",)))
+async def test_a_look_that_is_refused_is_told_and_never_replaced_by_one_that_sees_less(
+    reply: str, expected: type[Refused]
+) -> None:
+    # What is printed next is what a look by slot alone would find of a disk that was renamed: nothing.
+    console = ScriptedConsole(reply, END)
+    with pytest.raises(expected):
+        await client(console).find_disks(ANCHORS)
+    assert len(console.scripts) == 1
 
 
 async def test_a_script_that_is_not_understood_has_done_nothing_and_names_the_place() -> None:
@@ -141,6 +140,15 @@ async def test_a_copy_is_a_job_on_the_device() -> None:
     assert '/file copy [/file find where name=\\"raid10/a.img\\"] name=\\"raid10/b.img\\"' in script
     with pytest.raises(Refused):
         await client(ScriptedConsole(f"error failure: x\n{END}")).copy_file("a/a", "a/b", CREATE)
+
+
+async def test_what_writes_is_not_cut_off_and_looks_are() -> None:
+    console = ScriptedConsole(f"done 0\ndisks\n[]\nfiles\n[]\n{END}", f"*126\n{END}", f"[]\n{END}")
+    device = client(console)
+    await device.execute(CREATE)
+    await device.copy_file("raid10/a.img", "raid10/b.img", CREATE)
+    await device.list_disks()
+    assert console.whole == [True, True, False]
 
 
 async def test_close_closes_the_console() -> None:

@@ -532,6 +532,25 @@ class TestCallers:
             with pytest.raises(LostReply):
                 await asyncio.create_task(hurried())
 
+    async def test_a_write_that_was_sent_is_not_cut_by_its_callers_deadline(self, device: SshDevice) -> None:
+        async with console(options(device)) as ssh:
+            await ssh.run(":put x")
+            over = asyncio.Event()
+
+            async def late(command: Exec) -> None:
+                await over.wait()
+                command.answer("done")
+
+            device.on_exec = late
+
+            async def hurried() -> str:
+                set_deadline(time.monotonic() + MODERATE)
+                asyncio.get_running_loop().call_later(1.2 * MODERATE, over.set)
+                return await ssh.run(":put x", timeout=LONG, whole=True)
+
+            assert (await asyncio.create_task(hurried())).strip() == "done"
+            assert ssh.counters.connections == 1
+
     async def test_waiting_for_a_channel_has_a_deadline(self, device: SshDevice) -> None:
         begun = asyncio.Event()
 

@@ -97,3 +97,13 @@ async def test_new_volumes_are_made_our_way_beside_them() -> None:
     other = VOLUME.replace("0f0e", "aaaa")
     await array.create_volume(spec(other))
     assert [volume.volume_id for volume in await array.list_volumes()] == [VOLUME, other]
+
+
+async def test_it_is_listed_as_unmarked_until_the_first_write() -> None:
+    device = go_device()
+    array = go_array(device)
+    (item,) = await array.list_objects()
+    assert (item.object_id, item.unmarked, item.problem) == (VOLUME, True, "")
+    await array.attach_volume(VOLUME, attachment())
+    (item,) = await array.list_objects()
+    assert not item.unmarked

@@ -1,10 +1,14 @@
 """Volumes on a RouterOS array: what is in the way, what goes wrong half-way, and whose a disk is."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 
+from rds_csi.arrays.routeros.commands import Command, Outcome
 from rds_csi.arrays.routeros.mark import decode
+from rds_csi.arrays.routeros.options import SnapshotMeans
+from rds_csi.arrays.routeros.volumes import SIZE_SECONDS
 from rds_csi.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -20,6 +24,18 @@ from rds_csi.model.targets import NvmeTarget
 from tests.support.clock import FakeClock
 from tests.support.routeros_arrays import PREFIX, VOLUME, array_on, attachment, spec
 from tests.support.routeros_memory import DROPPED, HALF, LOST, POOL, REFUSED, UNSENT, MemoryDevice, Stored
+
+
+@dataclass
+class Busy(MemoryDevice):
+    """A device on which somebody else does something after each command."""
+
+    after_command: Callable[[], object] = lambda: None
+
+    def execute(self, command: Command, *, refuse: bool = False, steps: int | None = None) -> Outcome:
+        outcome = super().execute(command, refuse=refuse, steps=steps)
+        self.after_command()
+        return outcome
 
 
 def our_files(device: MemoryDevice) -> list[str]:
@@ -164,6 +180,39 @@ async def test_a_volume_that_came_out_too_small_is_removed_again() -> None:
         await array_on(device).create_volume(spec())
     assert our_files(device) == []
     assert len(device.disks) == 1
+
+
+async def test_a_size_that_is_told_a_moment_later_is_waited_for() -> None:
+    device, clock = MemoryDevice(short_by=4096), FakeClock()
+    clock.at_first_pause = lambda: device.change("pvc-a", size=GIB)
+    assert (await array_on(device, clock=clock).create_volume(spec("pvc-a"))).size == GIB
+    device.grows, later = False, FakeClock()
+    later.at_first_pause = lambda: device.change("pvc-a", size=2 * GIB)
+    assert (await array_on(device, clock=later).expand_volume("pvc-a", 2 * GIB)).size == 2 * GIB
+    last = FakeClock()
+    with pytest.raises(FailedPrecondition, match="did not grow"):
+        await array_on(device, clock=last).expand_volume("pvc-a", 3 * GIB)
+    assert last.seconds == pytest.approx(SIZE_SECONDS)
+
+
+@pytest.mark.parametrize("kind", ["volume", "snapshot"])
+async def test_a_disk_that_appears_while_it_is_deleted_is_never_called_deleted(kind: str) -> None:
+    device = Busy(fs="btrfs")
+    array = array_on(device, snapshots=SnapshotMeans.BTRFS_SUBVOLUME)
+    await array.create_volume(spec())
+    if kind == "snapshot":
+        await array.create_snapshot("snap-a", "snap-a", VOLUME)
+    disk = list(device.disks.values())[-1]
+    # Somebody removes the disk, and after the next command it is there again.
+    del device.disks[disk.id]
+    device.after_command = lambda: device.disks.update({disk.id: disk})
+    call = array.delete_volume(VOLUME) if kind == "volume" else array.delete_snapshot("snap-a")
+    with pytest.raises(Unavailable, match="appeared meanwhile"):
+        await call
+    assert disk.file_path in device.files
+    device.after_command = lambda: None
+    await (array.delete_volume(VOLUME) if kind == "volume" else array.delete_snapshot("snap-a"))
+    assert disk.file_path not in device.files
 
 
 async def test_a_pool_that_the_array_does_not_have_is_refused() -> None:

@@ -33,6 +33,7 @@ async def adopt(core: Core, volumes: Volumes, slot: str, *, dry_run: bool, volum
         raise NotFound(f"the array has no disk with the slot {slot!r}")
     disk = found[0]
     _check_disk(core, disk)
+    await _check_file(core, disk)
     await _check_id(core, site, disk, object_id)
     made = site.names.is_ours(disk.file_path, object_id)
     mark = Mark(
@@ -73,6 +74,16 @@ def _check_disk(core: Core, disk: Disk) -> None:
         raise FailedPrecondition(
             f"disk {disk.slot!r} is mounted on the array itself, or has no size",
             remedy="Set mount-filesystem=no for it, and look whether its file is there.",
+        )
+
+
+async def _check_file(core: Core, disk: Disk) -> None:
+    """AlreadyExists when another disk lies on the same file: two nodes would write to one file under two names."""
+    others = [item for item in await core.lookups.all() if item.file_path == disk.file_path and item.id != disk.id]
+    if others:
+        raise AlreadyExists(
+            f"disk {others[0].slot!r} lies on the file {disk.file_path} of disk {disk.slot!r} as well",
+            remedy="Remove the disk that is not in use; its file stays.",
         )
 
 

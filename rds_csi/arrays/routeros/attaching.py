@@ -11,7 +11,7 @@ from rds_csi.arrays.routeros.mark import Kind, Mark
 from rds_csi.arrays.routeros.ownership import Owned
 from rds_csi.arrays.routeros.volumes import not_found
 from rds_csi.errors import Unavailable
-from rds_csi.model.volumes import Attachment
+from rds_csi.model.volumes import Attachment, check_compatible
 
 
 class Attaching:
@@ -22,11 +22,14 @@ class Attaching:
         self._core = core
 
     async def attach(self, volume_id: str, attachment: Attachment) -> Owned:
-        """Record the attachment in place of an older one of the same node. NotFound, FailedPrecondition."""
+        """Record the attachment in place of an older one of the same node. NotFound; FailedPrecondition, also when
+        another node has the volume in a way that does not go with it."""
         node_id = attachment.node.node_id
 
         def change(mark: Mark) -> Mark:
             others = tuple(item for item in mark.attachments if item.node.node_id != node_id)
+            # On the very mark that is replaced: another controller may have let a node in since the service looked.
+            check_compatible(volume_id, others, attachment)
             fencing.check_host(self._core.options.fencing, attachment, others)
             if writes(attachment) and mark.job:
                 raise BeingCopied(f"volume {volume_id} is being copied to {Copy.decode(mark.job).title}")

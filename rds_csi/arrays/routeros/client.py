@@ -58,8 +58,11 @@ class Client(Protocol):
 class Console(Protocol):
     """SSH, as the client sees it: one exec after the other, each a line of script."""
 
-    async def run(self, script: str, *, timeout: float = ..., output_limit: int = ...) -> str:
-        """What the device printed, lines ended by line feeds; ``timeout`` in seconds, ``output_limit`` in bytes."""
+    async def run(self, script: str, *, timeout: float = ..., output_limit: int = ..., whole: bool = False) -> str:
+        """What the device printed, lines ended by line feeds; ``timeout`` in seconds, ``output_limit`` in bytes.
+
+        ``whole``: once it is sent, it has its ``timeout`` even when the caller's time is over sooner.
+        """
         ...
 
     async def close(self) -> None:

@@ -77,7 +77,8 @@ class RemoveFile:
 
 @dataclass(frozen=True, slots=True)
 class AddSubvolume:
-    """Add a btrfs subvolume; with a ``parent`` it is a snapshot of that one. Refused when the name is taken."""
+    """Add a btrfs subvolume; with a ``parent`` it is a snapshot of that one. Refused when the name is taken: over SSH
+    by the script itself, over REST by the device."""
 
     filesystem: str
     name: str
@@ -102,29 +103,27 @@ Step = AddDisk | SetDisk | RemoveDisk | MakeDirectory | RemoveFile | AddSubvolum
 class Expect:
     """What must hold of the disks that the anchors find, and (``no_file``) of the files at the anchors' paths.
 
-    ``disks`` is how many are found. The rest speaks of the one disk: its id, its whole ``comment`` (None: any), what
-    the comment ``begins`` with, and what it ``lacks``; "" asks nothing.
+    ``disks`` is how many are found. The rest speaks of the one disk: its id ("": any), its whole ``comment`` (None:
+    any), and that its size is below ``smaller`` bytes (0: any), since a late growth would cut a larger file off.
     """
 
     disks: int
     disk_id: str = ""
     comment: str | None = None
-    begins: str = ""
-    lacks: str = ""
+    smaller: int = 0
     no_file: bool = False
 
     def __post_init__(self) -> None:
-        if self.disks < 0 or (self.disks != 1 and self.speaks_of_a_disk):
+        if min(self.disks, self.smaller) < 0 or (self.disks != 1 and self.speaks_of_a_disk):
             raise ValueError(f"an expectation that cannot be: {self}")
         if not re.fullmatch(r"(\*[0-9A-Fa-f]+)?", self.disk_id):
             raise InvalidArgument(f"{self.disk_id[:40]!r} is no id of a disk")
-        for text in (self.comment or "", self.begins, self.lacks):
-            check_value(text, "what a comment is compared with")
+        check_value(self.comment or "", "what a comment is compared with")
 
     @property
     def speaks_of_a_disk(self) -> bool:
         """Whether it asks anything of the one disk."""
-        return bool(self.disk_id or self.begins or self.lacks or self.comment is not None)
+        return bool(self.disk_id or self.smaller or self.comment is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +202,7 @@ def _admits_disk(expect: Expect, disk: Disk) -> bool:
     return (
         expect.disk_id in ("", disk.id)
         and expect.comment in (None, disk.comment)
-        and disk.comment.startswith(expect.begins)
-        and not (expect.lacks and expect.lacks in disk.comment)
+        and (not expect.smaller or disk.size < expect.smaller)
     )
 
 

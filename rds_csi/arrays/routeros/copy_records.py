@@ -37,6 +37,11 @@ class Copy:
         return cls(Kind(kind), object_id, datetime.fromisoformat(created), name, job)
 
     @property
+    def target(self) -> tuple[Kind, str]:
+        """What it is to become: two copies with the same target are the same one, tried twice."""
+        return self.kind, self.object_id
+
+    @property
     def title(self) -> str:
         """For people."""
         return f"{self.kind.name.lower()} {self.object_id}"

@@ -14,7 +14,7 @@ from rds_csi import deadline
 from rds_csi.arrays.routeros.btrfs import make_ready
 from rds_csi.arrays.routeros.commands import AddDisk, Command, Deed, Expect, SetDisk, Step
 from rds_csi.arrays.routeros.copy_records import BeingCopied, Copy, check_unwritten, copies_of
-from rds_csi.arrays.routeros.core import Core
+from rds_csi.arrays.routeros.core import Core, Plan
 from rds_csi.arrays.routeros.errors import GarbageReply, LostReply
 from rds_csi.arrays.routeros.mark import Kind, Mark
 from rds_csi.arrays.routeros.ownership import Owned
@@ -52,9 +52,12 @@ class Copies:
         if taken is not None:
             return taken
         pending = await self.pending(mark.object_id)
-        source = pending[0] if pending else await self._volumes.need(mark.source_volume_id)
         if pending and await self._runs(site, pending[1]):
             return pending
+        source = pending[0] if pending else await self._volumes.need(mark.source_volume_id)
+        if not pending and source.mark.job and Copy.decode(source.mark.job).target == (Kind.SNAPSHOT, mark.object_id):
+            # Begun between the two looks: whether it runs nobody has asked.
+            raise _begun(source)
         ready = replace(mark, created=mark.created or self._today(), ready=True)
         begun = await self._begin(site, source, Copy(Kind.SNAPSHOT, mark.object_id, _time(ready), mark.name), ready)
         # A small one may be whole by now.
@@ -63,9 +66,7 @@ class Copies:
     async def pending(self, snapshot_id: str) -> tuple[Owned, Copy] | None:
         """The source and the copy that is to be the snapshot, by the marks; None when there is none."""
         copies = copies_of(await self._core.all(Kind.VOLUME))
-        return next(
-            (item for item in copies if (item[1].kind, item[1].object_id) == (Kind.SNAPSHOT, snapshot_id)), None
-        )
+        return next((item for item in copies if item[1].target == (Kind.SNAPSHOT, snapshot_id)), None)
 
     async def restore(self, spec: VolumeSpec, source: Owned) -> Volume:
         """Make a volume whose first content is the source's; waits for the copy as long as the caller does.
@@ -113,7 +114,7 @@ class Copies:
         if not source.mark.job:
             return False
         copy = Copy.decode(source.mark.job)
-        if (copy.kind, copy.object_id) == (Kind.VOLUME, volume_id):
+        if copy.target == (Kind.VOLUME, volume_id):
             return await self._runs(site, copy)
         await self.settle(source.mark.kind, source.object_id)
         return False
@@ -125,10 +126,15 @@ class Copies:
         return found
 
     async def _begin(self, site: Site, source: Owned, copy: Copy, mark: Mark) -> tuple[Owned, Copy]:
-        """Write the copy down, remove what is left of a dead one, start the job, write down which it is."""
-        if source.mark.job and Copy.decode(source.mark.job).object_id != copy.object_id:
+        """Write the copy down, remove what is left of a dead one, start the job, write down which it is.
+
+        BeingCopied when another copy of the source has begun since ``source`` was looked at.
+        """
+        before = source.mark.job
+        if before and Copy.decode(before).target != copy.target:
             await self.settle(source.mark.kind, source.object_id)
-        source = await self._note(source, None, copy.encode())
+            before = ""
+        source = await self._claim(source, before, copy.encode())
         names = site.names
         anchors = self._core.ownership.anchors(names, copy.kind, copy.object_id)
         path = anchors.paths[0]
@@ -147,6 +153,9 @@ class Copies:
                     f"the pool has not the {source.disk.size} bytes for {copy.title}",
                     remedy="Make room in the pool: delete volumes or snapshots, or add disks.",
                 )
+            # Whoever saw no job may have cleared the record since; the source may be written to by now.
+            if (await self._again(source)).mark.job != copy.encode():
+                raise _begun(source)
             return await self._core.client.copy_file(self._core.file_of(site, source), path, then)
 
         try:
@@ -160,17 +169,30 @@ class Copies:
         told = replace(copy, job=job)
         return await self._note(source, copy.encode(), told.encode()), told
 
-    async def _note(self, source: Owned, before: str | None, after: str) -> Owned:
-        """Write into the source's mark which copy runs (``after``), in place of ``before`` (None: any, and only while
-        nobody can write to the source)."""
+    async def _claim(self, source: Owned, before: str, after: str) -> Owned:
+        """Write into the source's mark that a copy begins (``after``), in place of ``before``, while nobody can write
+        to the source. BeingCopied when the mark names yet another: a record that is replaced is a job that nobody
+        waits for, while the source is written to."""
 
         def plan(owned: Owned) -> tuple[Step, ...] | None:
-            if owned.mark.job == after or before not in (None, owned.mark.job):
+            if owned.mark.job == after:
                 return None
-            if before is None:
-                check_unwritten(owned)
-            return (SetDisk({"comment": replace(owned.mark, job=after).encode()}),)
+            if owned.mark.job != before:
+                raise _begun(owned)
+            check_unwritten(owned)
+            return (_set_job(owned, after),)
 
+        return await self._write(source, plan)
+
+    async def _note(self, source: Owned, before: str, after: str) -> Owned:
+        """Write ``after`` into the source's mark in place of ``before``; nothing when it says something else."""
+
+        def plan(owned: Owned) -> tuple[Step, ...] | None:
+            return (_set_job(owned, after),) if owned.mark.job == before else None
+
+        return await self._write(source, plan)
+
+    async def _write(self, source: Owned, plan: Plan) -> Owned:
         what = f"the copy of {source.object_id} could not be written down"
         change = await self._core.change(source.mark.kind, source.object_id, plan, what=what)
         if change.after is None:
@@ -178,12 +200,19 @@ class Copies:
         return change.after
 
     async def _runs(self, site: Site, copy: Copy) -> bool:
-        """Whether the device is at it. Where the job is not known, its file must be seen to grow."""
+        """Whether the device is at it. Where the job is not known, any job of ours may be it (waiting too long is
+        harmless), and so may one that is seen only by its file, which grows."""
+        jobs = await self._core.client.running_jobs()
         if copy.job:
-            return copy.job in await self._core.client.running_jobs()
+            return copy.job in jobs
+        if jobs:
+            return True
         first = await self._part(site, copy.kind, copy.object_id)
         await self._core.clock.sleep(POLL_SECONDS)
-        return first != await self._part(site, copy.kind, copy.object_id)
+        if first != await self._part(site, copy.kind, copy.object_id):
+            return True
+        # Its call may have got as far as starting it meanwhile.
+        return bool(await self._core.client.running_jobs())
 
     async def _part(self, site: Site, kind: Kind, object_id: str) -> int | None:
         """Bytes of the file that is being written; None when there is none, or its size is not told."""
@@ -195,6 +224,16 @@ class Copies:
         part = await self._part(site, kind, object_id)
         done = "some" if part is None else str(part)
         return f"{kind.name.lower()} {object_id} is being copied: {done} of {source.disk.size} bytes"
+
+
+def _set_job(owned: Owned, job: str) -> SetDisk:
+    return SetDisk({"comment": replace(owned.mark, job=job).encode()})
+
+
+def _begun(source: Owned) -> BeingCopied:
+    return BeingCopied(
+        f"the copies of {source.object_id} were changed by another call meanwhile", remedy="Ask again: one at a time."
+    )
 
 
 def kind_of(kind: SourceKind) -> Kind:

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rds_csi.arrays.routeros.client import Client
-from rds_csi.arrays.routeros.commands import Anchors, Command, Deed, Expect, Outcome, RemoveFile, RemoveSubvolume, Step
+from rds_csi.arrays.routeros.commands import (
+    Anchors,
+    Command,
+    Deed,
+    Expect,
+    Outcome,
+    RemoveFile,
+    RemoveSubvolume,
+    SetDisk,
+    Step,
+)
 from rds_csi.arrays.routeros.lookups import Lookups
 from rds_csi.arrays.routeros.mark import DamagedMark, Kind
 from rds_csi.arrays.routeros.names import IMAGE_IN_SUBVOLUME, Names
@@ -157,7 +167,7 @@ class Core:
         anchors = self.ownership.anchors(site.names, owned.mark.kind, owned.object_id)
         if not anchors.match(owned.disk):
             anchors = replace(anchors, slots=(*anchors.slots, owned.disk.slot))
-        expect = Expect(disks=1, disk_id=owned.disk.id, comment=owned.disk.comment)
+        expect = Expect(1, disk_id=owned.disk.id, comment=owned.disk.comment, smaller=_grown_to(steps))
         return await self.settling.execute(Command(anchors, (Deed(expect, tuple(steps)),)))
 
     async def refused(self, words: str, what: str, needed: int = 0) -> DriverError:
@@ -201,6 +211,12 @@ def check_nothing_left(what: str, outcome: Outcome) -> None:
         raise Unavailable(
             f"{what} is not removed whole: {', '.join(left)} left", remedy="The call is repeated by itself."
         )
+
+
+def _grown_to(steps: Sequence[Step]) -> int:
+    """The smallest size in bytes that the steps give the disk's file, which must never be made smaller; 0 for none."""
+    sizes = (step.properties.get("file-size", "") for step in steps if isinstance(step, SetDisk))
+    return min((int(size) for size in sizes if size), default=0)
 
 
 def _planned(plan: Plan, owned: Owned, *, fresh: bool) -> Sequence[Step] | None:

@@ -5,7 +5,7 @@ from rds_csi.arrays.routeros.copy_records import check_idle
 from rds_csi.arrays.routeros.core import Core
 from rds_csi.arrays.routeros.mark import Kind
 from rds_csi.arrays.routeros.ownership import Owned
-from rds_csi.arrays.routeros.volumes import not_found
+from rds_csi.arrays.routeros.volumes import not_found, wait_for_size
 from rds_csi.errors import DriverError, FailedPrecondition, ResourceExhausted
 from rds_csi.model.sizes import MIB, round_up
 
@@ -34,11 +34,9 @@ async def expand(core: Core, volume_id: str, size: int) -> Owned:
     missing = max(wanted - before.disk.size, 1)
     change = await core.change(Kind.VOLUME, volume_id, plan, what=what, seconds=RECENT, needed=missing)
     after = change.after
-    if after is not None and after.disk.size < wanted:
-        # RouterOS may tell the new size a moment later than the rest.
-        after = await core.find(Kind.VOLUME, volume_id)
     if after is None:
         raise not_found(volume_id)
+    after = await wait_for_size(core, after, wanted)
     if after.disk.size < wanted:
         raise await _not_grown(core, after, wanted)
     return after

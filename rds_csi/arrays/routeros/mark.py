@@ -24,8 +24,6 @@ from rds_csi.model.volumes import AccessMode, Attachment, ContentSource, Node, S
 
 FORMAT = "rds-csi"
 VERSION = "1"
-# Every mark with an attachment contains it, no other does.
-ATTACHED = "/a:"
 # Bytes. A guarded command holds the comment twice for each of its deeds and must stay below RouterOS's 65,535
 # characters of a line.
 MAX_COMMENT = 16_000

@@ -37,7 +37,8 @@ class ArrayObject:
 
     ``object_id`` is the CSI id, "" where it is not known. ``problem`` is what is wrong with it in words, "" when it is
     whole. ``incarnation`` tells it from an earlier one of the same name (RouterOS's id of the disk). ``driver``,
-    ``cluster`` and ``proof`` are of a leftover, whose name is all that speaks for it.
+    ``cluster`` and ``proof`` are of a leftover, whose name is all that speaks for it. ``unmarked`` is a volume of the
+    Go driver that nobody has marked: only its names speak for it, and those tell no cluster.
     """
 
     kind: ObjectKind
@@ -52,6 +53,7 @@ class ArrayObject:
     driver: str = ""
     cluster: str = ""
     proof: str = ""
+    unmarked: bool = False
 
     @property
     def key(self) -> str:
@@ -157,6 +159,7 @@ def _of_disk(ownership: Ownership, disk: Disk, names: Names, files: frozenset[st
         group_id=mark.group_id,
         problem=_problem(disk, mark, names, files),
         incarnation=disk.id,
+        unmarked=not disk.comment,
     )
 
 

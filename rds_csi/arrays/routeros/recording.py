@@ -64,10 +64,17 @@ class RecordedConsole:
         self._console = console
         self._recorder = recorder
 
-    async def run(self, script: str, *, timeout: float = COMMAND_TIMEOUT, output_limit: int = ANSWER_LIMIT) -> str:
+    async def run(
+        self,
+        script: str,
+        *,
+        timeout: float = COMMAND_TIMEOUT,
+        output_limit: int = ANSWER_LIMIT,
+        whole: bool = False,
+    ) -> str:
         began = self._recorder.begin()
         try:
-            reply = await self._console.run(script, timeout=timeout, output_limit=output_limit)
+            reply = await self._console.run(script, timeout=timeout, output_limit=output_limit, whole=whole)
         except DriverError as error:
             self._recorder.end(began, script, "", f"{type(error).__name__}: {error.message}")
             raise

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rds_csi.arrays.routeros.errors import GarbageReply
 from rds_csi.arrays.routeros.records import Disk, File, Job, Subvolume, Version
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _TRUE = ("true", "yes")
 _FALSE = ("false", "no", "")
+# Up to this every integer is a float of its own (IEEE 754, double).
+_EXACT = 2**53
 _VERSION = re.compile(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?(?!\d)")
 
 # What RouterOS prints for "not set" where a name or word is expected.
@@ -41,7 +43,10 @@ def _as_flag(value: object) -> object:
 
 
 def _as_number(value: object) -> object:
-    """A plain integer of bytes; human forms (``50.0GiB``, grouped digits) are refused, not guessed at."""
+    """A plain integer of bytes; human forms (``50.0GiB``, grouped digits) are refused, not guessed at.
+    ``:serialize`` may write a number with a fraction of zeros, which is exact as far as a float counts bytes."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
     if isinstance(value, str) and value.isascii() and value.isdecimal():
         return int(value)
     return None if value in ("", "none", "-") else value
@@ -69,7 +74,8 @@ _Flag = Annotated[bool, BeforeValidator(_as_flag)]
 _Number = Annotated[int | None, Field(strict=True, ge=0), BeforeValidator(_as_number)]
 _Path = Annotated[str, BeforeValidator(_as_path)]
 _Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
-_Id = Annotated[str, Field(pattern=r"^\*+[0-9A-Za-z]+$")]
+# Ids are hexadecimal numbers: one spelling, by which they are compared.
+_Id = Annotated[str, Field(pattern=r"^\*+[0-9A-Za-z]+$"), AfterValidator(str.upper)]
 
 
 class _Row(BaseModel):

@@ -26,7 +26,7 @@ from rds_csi.arrays.routeros.commands import (
     Step,
 )
 from rds_csi.arrays.routeros.values import check_properties, check_value, escape, normal_path, quote
-from rds_csi.errors import ResourceExhausted
+from rds_csi.errors import InvalidArgument, ResourceExhausted
 
 # Characters. RouterOS takes lines of up to 65,535; a cut command must never be run.
 MAX_SCRIPT = 60_000
@@ -70,22 +70,11 @@ def files_look(directory: str, nonce: str) -> str:
     return look_script("/file", f'name~"^{pattern}/"', nonce)
 
 
-def old_disks_look(anchors: Anchors, nonce: str) -> str:
-    """The script that prints disks field by field, for consoles without ``:serialize`` as it is needed, and without the
-    properties that NQNs and paths are looked up by: only slots count."""
-    slots = " || ".join(f"slot={quote(slot)}" for slot in anchors.slots)
-    fields = ("slot", "type", "comment", "size", "fs", "mounted", "free")
-    puts = "".join(f':put ("{name} " . ($r->"{name}"));' for name in fields)
-    return _checked(
-        f":foreach i in=[/disk find where ({slots})] do={{"
-        f':local r [/disk get $i];:put (".id " . $i);{puts}}};{_end(nonce)}'
-    )
-
-
 def facts_script(user: str, nonce: str) -> str:
     """The script that prints what the device is, a word and its value a line; no line of it is newer than RouterOS 7.1.
 
-    The policies need a group that one may not be allowed to read: then their line is missing.
+    The policies need a group that one may not be allowed to read: then their line is missing. So it is for a user
+    whose name (``csi@example``) cannot stand in a script.
     """
     resource = "".join(
         f':put ("{word} " . [/system/resource/get {name}]);'
@@ -95,11 +84,18 @@ def facts_script(user: str, nonce: str) -> str:
         ":foreach p in=[/system/package/find] do={:local r [/system/package/get $p];"
         ':put ("package " . ($r->"name") . " " . ($r->"disabled") . " " . ($r->"available"))};'
     )
-    policies = (
-        f":do {{:local g [/user/get [/user/find where name={quote(user, 'the user')}] group];"
+    return _checked(f"{resource}{packages}{_policies(user) if user else ''}{_end(nonce)}")
+
+
+def _policies(user: str) -> str:
+    try:
+        name = quote(user, "the user")
+    except InvalidArgument:
+        return ""
+    return (
+        f":do {{:local g [/user/get [/user/find where name={name}] group];"
         ':put ("policies " . [:tostr [/user/group/get [/user/group/find where name=$g] policy]])} on-error={};'
     )
-    return _checked(f"{resource}{packages}{policies if user else ''}{_end(nonce)}")
 
 
 def copy_script(source: str, destination: str, then: Command) -> str:
@@ -164,18 +160,25 @@ def _put_files(anchors: Anchors) -> str:
 
 def _decision(command: Command) -> str:
     """Look, then do the first deed that holds. ``$d`` disks, ``$f`` files, ``$i`` the one disk, ``$c`` its comment (the
-    concatenation makes "" of an unset one), ``$n`` the index of the deed that was begun."""
+    concatenation makes "" of an unset one), ``$s`` its size (0 for an unset one), when a deed asks for it, ``$n`` the
+    index of the deed that was begun."""
     files = f"[/file find where {file_condition(command.anchors.paths)}]" if command.anchors.paths else '""'
+    # Looked up here and not in the condition, whose sides are all evaluated: without the disk that would be an error.
+    size = ""
+    if any(deed.expect.smaller for deed in command.deeds):
+        size = ';:set s [:tonum [/disk get $i size]];:if ([:typeof $s]!="num") do={:set s 0}'
     look = (
         f":local d [/disk find where {disk_condition(command.anchors)}];:local f {files};"
-        ':local i "";:local c "";'
-        ':if ([:len $d]=1) do={:set i [:pick $d 0];:set c ("" . [/disk get $i comment])};'
+        ':local i "";:local c "";:local s 0;'
+        f':if ([:len $d]=1) do={{:set i [:pick $d 0];:set c ("" . [/disk get $i comment]){size}}};'
     )
     return look + ";".join(_deed(index, deed) for index, deed in enumerate(command.deeds))
 
 
 def _deed(index: int, deed: Deed) -> str:
-    steps = "".join(f";{_step(step)}" for step in deed.steps)
+    # What makes a removal sure comes first: a disk must not go when its file then cannot be known to be gone.
+    needed = [check for step in deed.steps if (check := _needed(step))]
+    steps = "".join(f";{text}" for text in (*needed, *map(_step, deed.steps)))
     return f':if ({_condition(deed.expect)}) do={{:set n "{index}"{steps}}}'
 
 
@@ -184,13 +187,13 @@ def _condition(expect: Expect) -> str:
     if expect.no_file:
         terms.append("[:len $f]=0")
     if expect.disk_id:
-        terms.append(f'("" . $i)="{expect.disk_id}"')
+        # Ids are numbers, read as upper case whatever the device's spelling is.
+        spellings = dict.fromkeys((expect.disk_id.upper(), expect.disk_id.lower()))
+        terms.append("(" + " || ".join(f'("" . $i)="{text}"' for text in spellings) + ")")
     if expect.comment is not None:
         terms.append(f"$c={quote(expect.comment)}")
-    if expect.begins:
-        terms.append(f"[:pick $c 0 {len(expect.begins)}]={quote(expect.begins)}")
-    if expect.lacks:
-        terms.append(f'[:typeof [:find $c {quote(expect.lacks)}]]="nil"')
+    if expect.smaller:
+        terms.append(f"$s<{expect.smaller}")
     return " && ".join(terms)
 
 
@@ -206,22 +209,31 @@ def _step(step: Step) -> str:
             where = f"[:len [/file find where name={quote(path)}]]=0"
             return f':if ({where}) do={{/file add type="directory" name={quote(path)}}}'
         case RemoveFile(path):
-            remove = f"/file remove [/file find where name={quote(path)}]"
-            return f"{remove};{_needed('/file', f'name={quote(step.within)}', step.within)}" if step.within else remove
-        case AddSubvolume():
-            return f"{_SUBVOLUME} add {_arguments(subvolume_properties(step))}"
+            return f"/file remove [/file find where name={quote(path)}]"
+        case AddSubvolume(_, name):
+            # A device that nests the new one, or takes the old one for it, would deliver old content.
+            taken = f"[:len [{_SUBVOLUME} find where name={quote(name)}]]>0"
+            add = f"{_SUBVOLUME} add {_arguments(subvolume_properties(step))}"
+            return f':if ({taken}) do={{:error "already have such entry"}};{add}'
         case RemoveSubvolume(filesystem, name):
             same = f"name={quote(name)}"
-            pool = f"(fs-label={quote(filesystem)} && mounted=yes)"
-            needed = f"{_needed('/disk', pool, filesystem)};" if step.mounted else ""
             return (
-                f"{needed}{_SUBVOLUME} remove [{_SUBVOLUME} find where (fs={quote(filesystem)} && {same})];"
+                f"{_SUBVOLUME} remove [{_SUBVOLUME} find where (fs={quote(filesystem)} && {same})];"
                 f':if ([:len [{_SUBVOLUME} find where {same}]]>0) do={{:error "the subvolume is still there"}}'
             )
 
 
-def _needed(menu: str, where: str, name: str) -> str:
-    """The command that refuses to go on without an item."""
+def _needed(step: Step) -> str:
+    """The command that refuses to go on without that by which a removal is sure; "" when the step needs nothing."""
+    match step:
+        case RemoveFile(_, within) if within:
+            return _without("/file", f"name={quote(within)}", within)
+        case RemoveSubvolume(filesystem, _, mounted) if mounted:
+            return _without("/disk", f"(fs-label={quote(filesystem)} && mounted=true)", filesystem)
+    return ""
+
+
+def _without(menu: str, where: str, name: str) -> str:
     return f':if ([:len [{menu} find where {where}]]=0) do={{:error "{AWAY} {check_value(name, "a name")}"}}'
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from rds_csi.arrays.routeros.commands import Outcome
 from rds_csi.arrays.routeros.errors import GarbageReply, LostReply, NotPermitted, Refused
-from rds_csi.arrays.routeros.records import DeviceFacts, Disk
+from rds_csi.arrays.routeros.records import DeviceFacts
 from rds_csi.arrays.routeros.replies import parse_disks, parse_files, parse_json, parse_version
 from rds_csi.arrays.routeros.script import DISKS, DONE, END, ERROR, FILES, UNREAD
 from rds_csi.errors import Internal
@@ -100,7 +100,8 @@ def read_job(reply: str, nonce: str) -> str:
     text = _told(reply, nonce)
     if not _JOB.fullmatch(text):
         raise LostReply(f"the array told no id of the job that it was to start: {text[:_SHOWN]!r}")
-    return text
+    # In the spelling in which the list of the running jobs is read.
+    return text.upper()
 
 
 def _told(reply: str, nonce: str) -> str:
@@ -108,19 +109,6 @@ def _told(reply: str, nonce: str) -> str:
     if text.startswith(f"{ERROR} "):
         raise refusal(text.removeprefix(f"{ERROR} "))
     return text
-
-
-def read_old_disks(reply: str, nonce: str) -> tuple[Disk, ...]:
-    """The disks that ``old_disks_look`` printed field by field."""
-    rows: list[dict[str, str]] = []
-    for line in whole_lines(reply, nonce):
-        word, _, value = line.partition(" ")
-        if word == ".id":
-            rows.append({})
-        if not rows:
-            raise GarbageReply(f"the array's list of /disk begins with {line[:80]!r}")
-        rows[-1][word] = value
-    return parse_disks(rows)
 
 
 def read_facts(reply: str, nonce: str, user: str) -> DeviceFacts:

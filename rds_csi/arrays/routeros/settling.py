@@ -42,17 +42,23 @@ class Settling:
         """What the command came to. ``done`` −1 with disks that are as the command would leave them: it was done, but
         its reply was lost. LostReply or GarbageReply when it cannot be found out."""
         sent = 1
+        lost: LostReply | GarbageReply | None = None
         while True:
             try:
-                return await self._send(command)
-            except (LostReply, GarbageReply):
+                outcome = await self._send(command)
+            except (LostReply, GarbageReply) as error:
                 if sent == SENDS:
                     raise
-                await self._clock.sleep(SETTLE_SECONDS)
-                disks = await self._lookups.find(command.anchors)
-                if not _is_left(command, Outcome(-1, disks=disks)):
-                    return Outcome(-1, disks=disks, files_known=False)
-                sent += 1
+                lost = error
+            else:
+                if lost is not None and _may_be_half_done(outcome):
+                    raise lost
+                return outcome
+            await self._clock.sleep(SETTLE_SECONDS)
+            disks = await self._lookups.find(command.anchors)
+            if not _is_left(command, Outcome(-1, disks=disks)):
+                return Outcome(-1, disks=disks, files_known=False)
+            sent += 1
 
     async def _send(self, command: Command) -> Outcome:
         async def step() -> Outcome:
@@ -71,6 +77,12 @@ def _is_left(command: Command, seen: Outcome) -> bool:
     )
     index = decide(blind, seen.disks, ())
     return index >= 0 and bool(command.deeds[index].steps)
+
+
+def _may_be_half_done(outcome: Outcome) -> bool:
+    """Whether what a repeated command finds may be the work of the one whose reply was lost: it has the file, not yet
+    the disk. Taken for somebody else's file, it would end in an error that asks a person to move it away."""
+    return outcome.done < 0 and bool(outcome.files) and not outcome.disks
 
 
 def is_final(words: str) -> bool:

@@ -12,7 +12,7 @@ from rds_csi.arrays.routeros.core import Core, check_nothing_left
 from rds_csi.arrays.routeros.mark import Kind, Mark
 from rds_csi.arrays.routeros.options import SnapshotMeans
 from rds_csi.arrays.routeros.ownership import Owned, Taken
-from rds_csi.arrays.routeros.volumes import Volumes, clear
+from rds_csi.arrays.routeros.volumes import Volumes, appeared, clear
 from rds_csi.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented
 from rds_csi.model.sizes import MIB, round_up
 from rds_csi.model.volumes import Snapshot, Volume, VolumeSpec
@@ -134,7 +134,8 @@ class Snapshots:
         what = f"snapshot {snapshot_id}"
         change = await self._core.change(SNAPSHOT, snapshot_id, plan, what=f"{what} could not be removed")
         if change.outcome is None:
-            await clear(self._core, site, SNAPSHOT, snapshot_id, anchors, path)
+            if not await clear(self._core, site, SNAPSHOT, snapshot_id, anchors, path):
+                raise appeared(what)
         else:
             check_nothing_left(what, change.outcome)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from rds_csi.arrays.routeros.client import Console
 from rds_csi.arrays.routeros.commands import Anchors, Command, Outcome
-from rds_csi.arrays.routeros.errors import NotPermitted, Refused
 from rds_csi.arrays.routeros.records import DeviceFacts, Disk, File, Subvolume
 from rds_csi.arrays.routeros.replies import parse_disks, parse_files, parse_jobs, parse_subvolumes
 from rds_csi.arrays.routeros.script import (
@@ -16,16 +15,8 @@ from rds_csi.arrays.routeros.script import (
     files_look,
     job_script,
     look_script,
-    old_disks_look,
 )
-from rds_csi.arrays.routeros.script_replies import (
-    NotUnderstood,
-    read_facts,
-    read_job,
-    read_look,
-    read_old_disks,
-    read_outcome,
-)
+from rds_csi.arrays.routeros.script_replies import read_facts, read_job, read_look, read_outcome
 from rds_csi.model.sizes import MIB
 
 # Seconds. A create of 100 GB was told to take 2 to 5 s, a deletion half a second (facts, 3).
@@ -54,17 +45,11 @@ class SshClient:
     async def execute(self, command: Command) -> Outcome:
         nonce = self._nonce()
         script = command_script(command, nonce)
-        return read_outcome(await self._run(script, COMMAND_TIMEOUT), nonce)
+        return read_outcome(await self._write(script), nonce)
 
     async def find_disks(self, anchors: Anchors) -> tuple[Disk, ...]:
         nonce = self._nonce()
-        try:
-            return parse_disks(read_look(await self._run(disks_look(anchors, nonce), LOOK_TIMEOUT), nonce))
-        except (NotUnderstood, Refused) as error:
-            # An older console does not know the words, or what is to be serialized how.
-            if isinstance(error, NotPermitted) or not anchors.slots:
-                raise
-        return read_old_disks(await self._run(old_disks_look(anchors, nonce), LOOK_TIMEOUT), nonce)
+        return parse_disks(read_look(await self._run(disks_look(anchors, nonce), LOOK_TIMEOUT), nonce))
 
     async def list_disks(self) -> tuple[Disk, ...]:
         return parse_disks(await self._list("/disk"))
@@ -85,7 +70,7 @@ class SshClient:
     async def copy_file(self, source: str, destination: str, then: Command) -> str:
         nonce = self._nonce()
         script = job_script(copy_script(source, destination, then), nonce)
-        return read_job(await self._run(script, COMMAND_TIMEOUT), nonce)
+        return read_job(await self._write(script), nonce)
 
     async def running_jobs(self) -> frozenset[str]:
         return frozenset(job.id for job in parse_jobs(await self._list("/system/script/job")))
@@ -96,6 +81,9 @@ class SshClient:
     async def _list(self, menu: str) -> object:
         nonce = self._nonce()
         return read_look(await self._run(look_script(menu, "", nonce), LIST_TIMEOUT, LIST_LIMIT), nonce)
+
+    async def _write(self, script: str) -> str:
+        return await self._console.run(script, timeout=COMMAND_TIMEOUT, output_limit=ANSWER_LIMIT, whole=True)
 
     async def _run(self, script: str, timeout: float, limit: int = ANSWER_LIMIT) -> str:
         return await self._console.run(script, timeout=timeout, output_limit=limit)

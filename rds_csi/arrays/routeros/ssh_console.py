@@ -70,17 +70,29 @@ class SshConsole:
         """``host:port``, for messages."""
         return f"{self._options.host}:{self._options.port}"
 
-    async def run(self, script: str, *, timeout: float = COMMAND_SECONDS, output_limit: int = OUTPUT_LIMIT) -> str:
+    async def run(
+        self,
+        script: str,
+        *,
+        timeout: float = COMMAND_SECONDS,
+        output_limit: int = OUTPUT_LIMIT,
+        whole: bool = False,
+    ) -> str:
         """What the device prints for ``script`` (one line), its line ends plain.
 
         RouterOS reports errors in the output, with exit status 0: the caller's script must confirm its success.
         Unsent, NotTrusted: nothing was done. LostReply, GarbageReply: look first. Cancelled: as LostReply.
+        ``whole``: only what comes before it is sent ends with the caller's deadline. A write that is cut off may be
+        left half done, and costs the connection that others share.
         """
         _check_script(script)
         async with self._place():
             connection = await self._ready()
             return await connection.execute(
-                script, opening=within(self._times.opening), timeout=within(timeout), limit=output_limit
+                script,
+                opening=within(self._times.opening),
+                timeout=timeout if whole else within(timeout),
+                limit=output_limit,
             )
 
     async def close(self) -> None:

@@ -28,8 +28,12 @@ from rds_csi.errors import AlreadyExists, DriverError, FailedPrecondition, Inter
 from rds_csi.model.sizes import MIB, round_up
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.model.volumes import Volume, VolumeSpec
+from rds_csi.retry import poll
 
 VOLUME = Kind.VOLUME
+
+# Seconds in which the array tells the size of a file that it has just made or grown.
+SIZE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +181,7 @@ class Volumes:
 
     async def check_size(self, site: Site, owned: Owned, size: int) -> Owned:
         """The volume that this call made, when it has ``size`` bytes; else it is removed again."""
-        if not owned.disk.size:
-            # RouterOS may tell it a moment later than the rest.
-            owned = await self.need(owned.object_id)
+        owned = await wait_for_size(self._core, owned, size)
         if owned.disk.size >= size:
             return owned
         volume_id, told = owned.object_id, owned.disk.size
@@ -206,7 +208,8 @@ class Volumes:
         what = f"volume {volume_id}"
         change = await self._core.change(VOLUME, volume_id, plan, what=f"{what} could not be removed")
         if change.outcome is None:
-            await self._clear(site, volume_id)
+            if not await self._clear(site, volume_id):
+                raise appeared(what)
         else:
             check_nothing_left(what, change.outcome)
 
@@ -231,6 +234,31 @@ async def clear(core: Core, site: Site, kind: Kind, object_id: str, anchors: Anc
         return False
     check_nothing_left(what, outcome)
     return True
+
+
+def appeared(what: str) -> DriverError:
+    """The error for a deletion that found no disk, and then one: made anew, or by an earlier call still at work."""
+    return Unavailable(
+        f"{what} is not removed: a disk has appeared meanwhile", remedy="The call is repeated by itself."
+    )
+
+
+async def wait_for_size(core: Core, owned: Owned, size: int) -> Owned:
+    """The volume once it has ``size`` bytes, else as it was seen last: RouterOS may tell them a moment later than the
+    rest. NotFound when it is gone."""
+    last = owned
+
+    async def look() -> Owned | None:
+        nonlocal last
+        seen = await core.find(VOLUME, owned.object_id)
+        if seen is None:
+            raise not_found(owned.object_id)
+        last = seen
+        return seen if seen.disk.size >= size else None
+
+    if owned.disk.size < size:
+        await poll(look, timeout=SIZE_SECONDS, clock=core.clock)
+    return last
 
 
 async def make_directory(core: Core) -> None:
