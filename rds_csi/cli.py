@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A wrong setting, or a machine that is not as it must be: either way one sentence, no traceback.
         print(f"rds-csi: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_INTERRUPTED
 
 
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "doctor",
         "check what this machine needs for NVMe/TCP volumes, and say how to mend what is missing",
         _doctor,
-        *("connector", "array", "state_dir", "host_root", "nqn_prefix", "log_level"),
+        *("connector", "array", "driver_name", "state_dir", "host_root", "nqn_prefix", "log_level"),
     )
     doctor.add_argument(
         "--portal",
@@ -125,6 +125,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     adopt.add_argument("slot", metavar="SLOT", help="the disk's slot; with several arrays ARRAY/SLOT")
     adopt.add_argument("--volume-id", default="", metavar="ID", help="the volume's id (default: the slot)")
+    adopt.add_argument(
+        "--attached-to",
+        action="append",
+        default=[],
+        metavar="NODE-ID",
+        help="the CSI id of a node that uses the disk now, as its CSINode tells it (may be repeated)",
+    )
+    adopt.add_argument(
+        "--not-attached", action="store_true", help="no node uses the disk: for an exported disk of ours without a mark"
+    )
     orphans = add(
         "orphans",
         "report what on the array belongs to no PersistentVolume, and what is damaged; delete only by a list",
@@ -144,6 +154,11 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         metavar="SECONDS",
         help="how far apart two reports must be before what both call an orphan may be deleted (default: 86400)",
+    )
+    orphans.add_argument(
+        "--most-are-orphans",
+        action="store_true",
+        help="the list of --in-use is whole, although most of what is on the array would be orphans by it",
     )
     orphans.add_argument("--output", choices=["text", "json"], default="text", help="how to print (default: text)")
     demo = add("demo", "play the whole life of a volume on this machine; no array needed", _demo)
@@ -210,7 +225,16 @@ def _adopt(arguments: argparse.Namespace) -> int:
     settings = _load(arguments)
     from rds_csi.commands.adopt import adopt
 
-    return asyncio.run(adopt(settings, arguments.slot, volume_id=arguments.volume_id, dry_run=settings.dry_run))
+    return asyncio.run(
+        adopt(
+            settings,
+            arguments.slot,
+            volume_id=arguments.volume_id,
+            dry_run=settings.dry_run,
+            attached_to=arguments.attached_to,
+            not_attached=arguments.not_attached,
+        )
+    )
 
 
 def _orphans(arguments: argparse.Namespace) -> int:
@@ -224,6 +248,7 @@ def _orphans(arguments: argparse.Namespace) -> int:
             in_use=arguments.in_use,
             delete=arguments.delete,
             apart=apart,
+            most=arguments.most_are_orphans,
             as_json=arguments.output == "json",
         )
     )

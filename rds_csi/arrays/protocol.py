@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from rds_csi.errors import FailedPrecondition
 from rds_csi.model.host import HostPaths
 from rds_csi.model.names import DEFAULT_DRIVER_NAME
 from rds_csi.model.sizes import INT64_MAX, MIB
@@ -20,6 +21,32 @@ from rds_csi.model.volumes import (
 )
 from rds_csi.process import Runner
 from rds_csi.workers import Workers
+
+
+class NotOurs(FailedPrecondition):
+    """In the place of what was asked for is something that is provably another's: of ``owner`` (see ``Place``)."""
+
+    def __init__(self, message: str, *, owner: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.owner = owner
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The device that an array is on, and the owner by which its volumes there are told from those of other arrays."""
+
+    device: str
+    owner: str
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """An array that may share a device with others."""
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        ...
 
 
 class Feature(Flag):

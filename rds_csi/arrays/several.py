@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from rds_csi.arrays.protocol import Array, ArrayOptions, ArrayTraits, Feature
 from rds_csi.arrays.several_config import SCHEME, open_by_scheme, open_children, read_config
+from rds_csi.arrays.several_places import check_places, siblings_of
 from rds_csi.arrays.several_search import PATIENCE, Kind, Search, ask, combined, complete, twice
 from rds_csi.arrays.url import parse_array_url
 from rds_csi.errors import (
@@ -59,7 +60,9 @@ def open_array(url: str, options: ArrayOptions) -> "SeveralArrays":
     except InvalidArgument as error:
         raise ConfigurationError(error.message, remedy=f"It reads {_FORM}.") from None
     config = read_config(path)
-    return SeveralArrays(open_children(config.urls, options, open_by_scheme), config.default)
+    children = open_children(config.urls, options, open_by_scheme)
+    check_places(children)
+    return SeveralArrays(children, config.default)
 
 
 class SeveralArrays:
@@ -70,7 +73,8 @@ class SeveralArrays:
         answered what was asked of both."""
         self.children = dict(children)
         self._default = default
-        self._search = Search(self.children, patience=patience)
+        self._siblings = siblings_of(children)
+        self._search = Search(self.children, patience=patience, siblings=self._siblings)
 
     @property
     def traits(self) -> ArrayTraits:
@@ -309,7 +313,7 @@ class SeveralArrays:
         try:
             name, _ = await self._search.find(kind, object_id, look)
         except NotFound:
-            answers = await ask(self.children, delete)
+            answers = await ask(self.children, delete, siblings=self._siblings)
             if answers.failures:
                 raise combined(answers.failures, f"what is left of {kind.value} {object_id} is not known") from None
             return

@@ -83,13 +83,27 @@ def open_children(urls: Mapping[str, str], options: ArrayOptions, opener: Opener
 
 def open_by_scheme(url: str, options: ArrayOptions) -> Array:
     """The array at ``url``, by the entry point of its scheme."""
-    scheme, _, _ = url.partition("://")
     known = {entry.name: entry for entry in entry_points(group=_ENTRY_POINTS) if entry.name != SCHEME}
+    array: Array = known[check_scheme(url, known)].load()(url, options)
+    return array
+
+
+def known_schemes() -> Collection[str]:
+    """The schemes of all arrays that are installed."""
+    return {entry.name for entry in entry_points(group=_ENTRY_POINTS)}
+
+
+def check_scheme(url: str, known: Collection[str]) -> str:
+    """The scheme of the URL; ConfigurationError, with the nearest one, when it is none of the known ones."""
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise ConfigurationError(f"the array {scheme[:64]!r} is not a URL", remedy="It reads local:///dir, for one.")
     if scheme not in known:
         hint = nearest(scheme, sorted(known))
-        raise ConfigurationError(f"there is no array {scheme!r}{hint}", remedy=f"Known are {', '.join(sorted(known))}.")
-    array: Array = known[scheme].load()(url, options)
-    return array
+        raise ConfigurationError(
+            f"there is no array {scheme[:64]!r}{hint}", remedy=f"Known are {', '.join(sorted(known))}."
+        )
+    return scheme
 
 
 def _url(name: str, table: object, path: str) -> str:

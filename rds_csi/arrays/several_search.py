@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Generic, TypeVar
 
-from rds_csi.arrays.protocol import Array
+from rds_csi.arrays.protocol import Array, NotOurs
+from rds_csi.arrays.several_places import Siblings
 from rds_csi.errors import (
     Aborted,
     DeadlineExceeded,
@@ -36,14 +37,20 @@ class Kind(Enum):
 class Answers(Generic[T]):
     """What arrays answered to one question, by array name."""
 
-    def __init__(self) -> None:
+    def __init__(self, siblings: Siblings | None = None) -> None:
         self.values: dict[str, T] = {}
         self.errors: dict[str, DriverError] = {}
+        self._siblings = siblings or {}
 
     @property
     def failures(self) -> Mapping[str, DriverError]:
         """The errors that leave the answer open."""
-        return {name: error for name, error in self.errors.items() if not is_absent(error)}
+        return {name: error for name, error in self.errors.items() if not self._is_absent(name, error)}
+
+    def _is_absent(self, name: str, error: DriverError) -> bool:
+        # What another of the arrays has on the same device is in the way there, and told by that one.
+        of_sibling = isinstance(error, NotOurs) and error.owner in self._siblings.get(name, ())
+        return of_sibling or is_absent(error)
 
 
 def is_absent(error: DriverError) -> bool:
@@ -51,16 +58,21 @@ def is_absent(error: DriverError) -> bool:
     return isinstance(error, NotFound | Unimplemented)
 
 
-async def ask(arrays: Mapping[str, Array], question: Callable[[Array], Awaitable[T]]) -> Answers[T]:
+async def ask(
+    arrays: Mapping[str, Array], question: Callable[[Array], Awaitable[T]], *, siblings: Siblings | None = None
+) -> Answers[T]:
     """Ask all at once, and wait for all of them."""
-    return await _ask(arrays, question, None)
+    return await _ask(arrays, question, None, siblings)
 
 
 async def _ask(
-    arrays: Mapping[str, Array], question: Callable[[Array], Awaitable[T]], patience: float | None
+    arrays: Mapping[str, Array],
+    question: Callable[[Array], Awaitable[T]],
+    patience: float | None,
+    siblings: Siblings | None = None,
 ) -> Answers[T]:
     """``patience``: seconds that the others get once one has answered; None for all the time they need."""
-    answers: Answers[T] = Answers()
+    answers: Answers[T] = Answers(siblings)
 
     async def ask_one(name: str, array: Array) -> None:
         try:
@@ -99,11 +111,17 @@ class Search:
     """Finds things, first where they were seen last. That is only a hint: who is wrong about it asks all."""
 
     def __init__(
-        self, arrays: Mapping[str, Array], *, patience: float = PATIENCE, remembered: int = REMEMBERED
+        self,
+        arrays: Mapping[str, Array],
+        *,
+        patience: float = PATIENCE,
+        remembered: int = REMEMBERED,
+        siblings: Siblings | None = None,
     ) -> None:
         self._arrays = arrays
         self._patience = patience
         self._limit = remembered
+        self._siblings = siblings
         self._seen: OrderedDict[tuple[Kind, str], str] = OrderedDict()
 
     def note(self, kind: Kind, object_id: str, name: str) -> None:
@@ -134,7 +152,7 @@ class Search:
             if hint in first.values:
                 return hint, first.values[hint]
         others = {name: array for name, array in self._arrays.items() if name != hint}
-        answers = await _ask(others, look, self._patience)
+        answers = await _ask(others, look, self._patience, self._siblings)
         answers.errors.update(first.errors)
         found = self._only_one(kind, object_id, answers)
         if found is None:

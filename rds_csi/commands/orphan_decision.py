@@ -4,10 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rds_csi.arrays.routeros.objects import ArrayObject, ObjectKind, find_id
-from rds_csi.errors import ConfigurationError
-
-_SNAPSHOTS = "s:"
+from rds_csi.arrays.routeros.objects import ArrayObject, ObjectKind, find_id, is_of_snapshot
 
 
 class Verdict(StrEnum):
@@ -24,10 +21,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """The handles that a cluster has. ``snapshots`` is None when nothing was said about snapshots."""
+    """The handles that a cluster has. ``snapshots`` is None when nothing was said about snapshots. ``no_volumes`` and
+    ``no_snapshots``: it was said in so many words that there are none."""
 
     volumes: frozenset[str]
     snapshots: frozenset[str] | None = None
+    no_volumes: bool = False
+    no_snapshots: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +49,7 @@ class Judged:
     @property
     def is_snapshot(self) -> bool:
         """Whether it is, or was, a snapshot."""
-        return self.item.kind is ObjectKind.SNAPSHOT or self.item.is_snapshot_leftover
-
-
-def parse_in_use(text: str) -> InUse:
-    """Handles of volumes, one a line; ``s:`` stands before those of snapshots (alone it says that there are none).
-    ``#`` begins a comment. ConfigurationError for a text without a line: an empty list makes all an orphan."""
-    if not text.strip():
-        raise ConfigurationError(
-            "the list of what is in use is empty: was its command refused?",
-            remedy="If really nothing is in use, write the one line: # none",
-        )
-    lines = _lines(text)
-    snapshots = frozenset(line.removeprefix(_SNAPSHOTS) for line in lines if line.startswith(_SNAPSHOTS))
-    volumes = frozenset(line for line in lines if not line.startswith(_SNAPSHOTS))
-    return InUse(volumes, snapshots - {""} if snapshots else None)
-
-
-def parse_list(text: str) -> Sequence[str]:
-    """The keys in a list of what to delete."""
-    return tuple(dict.fromkeys(_lines(text)))
-
-
-def _lines(text: str) -> Sequence[str]:
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]
+        return is_of_snapshot(self.item, self.object_id)
 
 
 def judge(array: str, item: ArrayObject, in_use: InUse | None, known_ids: Collection[str]) -> Judged:
@@ -96,7 +72,7 @@ def _judge(item: ArrayObject, object_id: str, in_use: InUse | None) -> tuple[Ver
     if item.attached_to:
         nodes = ", ".join(item.attached_to)
         return (Verdict.DAMAGED if item.problem else Verdict.IN_USE), _joined(f"attached to {nodes}", item.problem)
-    wanted = _handles(item, in_use)
+    wanted = _handles(item, object_id, in_use)
     if wanted is None:
         return (Verdict.DAMAGED if item.problem else Verdict.NOT_JUDGED), item.problem
     if object_id in wanted:
@@ -108,19 +84,19 @@ def _judge(item: ArrayObject, object_id: str, in_use: InUse | None) -> tuple[Ver
     return Verdict.ORPHAN, _joined("the cluster does not have it", group, item.problem)
 
 
-def _handles(item: ArrayObject, in_use: InUse | None) -> frozenset[str] | None:
+def _handles(item: ArrayObject, object_id: str, in_use: InUse | None) -> frozenset[str] | None:
     if in_use is None:
         return None
-    is_snapshot = item.kind is ObjectKind.SNAPSHOT or item.is_snapshot_leftover
-    return in_use.snapshots if is_snapshot else in_use.volumes
+    return in_use.snapshots if is_of_snapshot(item, object_id) else in_use.volumes
 
 
 def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def why_not_deleted(judged: Judged, age: float | None, apart: float) -> str:
-    """Why it must not be deleted now; "" when it may. ``age``: seconds since an earlier report saw it so."""
+def why_not_deleted(judged: Judged, age: float | None, apart: float, lists_apart: float | None = None) -> str:
+    """Why it must not be deleted now; "" when it may. ``age``: seconds since an earlier report saw it so, and
+    ``lists_apart`` (None: the same) those between the lists of handles of that report and of this one."""
     if judged.verdict is not Verdict.ORPHAN:
         return f"it is {judged.verdict}: {judged.reason}"
     if judged.item.group_id:
@@ -129,12 +105,32 @@ def why_not_deleted(judged: Judged, age: float | None, apart: float) -> str:
         return "no earlier report has seen it as an orphan: run the report, wait, and ask again"
     if age < apart:
         return f"it was seen first {age:.0f} s ago: {apart:.0f} s have to lie between two sightings"
+    if lists_apart is not None and lists_apart < apart:
+        return f"its two lists of handles were made {lists_apart:.0f} s apart, not {apart:.0f}: make the list anew"
     return ""
 
 
-def why_list_is_doubtful(in_use: InUse, everything: Sequence[Judged]) -> str:
-    """Why nothing at all must be deleted by this list; "" when it is one of this cluster."""
-    volumes = {item.object_id for item in everything if item.item.kind is ObjectKind.VOLUME}
-    if in_use.volumes and volumes and not volumes & in_use.volumes:
-        return "none of the volumes in use is on the array: that is the list of another cluster, driver or array"
+def why_list_is_doubtful(in_use: InUse, everything: Sequence[Judged], *, most: bool = False) -> str:
+    """Why nothing at all must be deleted by this list; "" when it is a whole one of this cluster. ``most``: a person
+    has seen that most of what is there are orphans."""
+    volumes = [item for item in everything if not item.is_snapshot]
+    doubts = [_doubt("volumes", "# none", volumes, in_use.volumes, none=in_use.no_volumes, most=most)]
+    if in_use.snapshots is not None:
+        snapshots = [item for item in everything if item.is_snapshot]
+        doubts.append(_doubt("snapshots", "s: none", snapshots, in_use.snapshots, none=in_use.no_snapshots, most=most))
+    return next(filter(None, doubts), "")
+
+
+def _doubt(what: str, sign: str, there: Sequence[Judged], listed: frozenset[str], *, none: bool, most: bool) -> str:
+    known = {item.object_id for item in there if item.object_id}
+    if not known or none:
+        return ""
+    if not listed:
+        return f"the list names no {what}: was its command refused? If really none is in use, write the line: {sign}"
+    if not known & listed:
+        return f"none of the {what} in use is on the array: that is the list of another cluster, driver or array"
+    disks = [item for item in there if item.object_id and item.item.kind is not ObjectKind.LEFTOVER]
+    orphans = sum(item.verdict is Verdict.ORPHAN for item in disks)
+    if 2 * orphans > len(disks) and not most:
+        return f"{orphans} of {len(disks)} {what} would be orphans: is the list whole? If it is: --most-are-orphans"
     return ""

@@ -1,7 +1,8 @@
 """What earlier orphan reports saw: since when something on an array is an orphan, without a report that saw it well.
 
-Times are Unix time, as days may lie between two reports and boots too; where both were of one boot, the clock that
-nobody sets (CLOCK_BOOTTIME) has to agree, so that a clock which jumps does not age anything.
+Days may lie between two reports, and boots too. Only what has passed for certain counts: within one boot by the clock
+that nobody sets (CLOCK_BOOTTIME), and of the time over a boot no more than this boot is old. So a clock that jumps, or
+that was wrong when one of the reports was made, ages nothing.
 """
 
 import json
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 
 from rds_csi.atomic import write_atomically
 
-_VERSION = 1
+_VERSION = 2
 # Bytes. Some hundred thousand ids.
 _MAX_BYTES = 64 << 20
+# Unix time of 2026-01-01, before any release: a clock that tells less was not set yet.
+_EARLIEST = 1_767_225_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,33 @@ def now(boot_id: str) -> Now:
     return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot_id)
 
 
+def passed(before: Now, after: Now) -> float:
+    """Seconds that have passed for certain between two moments, whatever became of the clocks."""
+    wall = after.wall - before.wall
+    if before.boot_id and before.boot_id == after.boot_id:
+        return max(0.0, min(wall, after.boottime - before.boottime))
+    if min(before.wall, after.wall) < _EARLIEST:
+        return 0.0
+    # Of another boot, or of one that is not known: then it may be the same.
+    known = bool(before.boot_id and after.boot_id)
+    uptime = after.boottime if known or after.boottime < before.boottime else after.boottime - before.boottime
+    return max(0.0, min(wall, uptime))
+
+
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The first of the reports in a row that called it an orphan. ``incarnation``: which one of its name it was."""
+    """That reports in a row have called it an orphan. ``incarnation``: which one of its name it was; ``last``: the
+    last of these reports; ``proven``: seconds between the first of them and that one; ``list_time``: when the list of
+    handles of the first was made, Unix time."""
 
     incarnation: str
-    first: Now
+    last: Now
+    proven: float = 0.0
+    list_time: float = 0.0
 
     def age(self, moment: Now) -> float:
-        """Seconds that have passed for certain."""
-        wall = moment.wall - self.first.wall
-        if self.first.boot_id and self.first.boot_id == moment.boot_id:
-            return max(0.0, min(wall, moment.boottime - self.first.boottime))
-        return max(0.0, wall)
+        """Seconds since the first of the reports that have passed for certain."""
+        return self.proven + passed(self.last, moment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +70,29 @@ class Sightings:
     by_key: Mapping[str, Sighting] = field(default_factory=dict)
     known_ids: frozenset[str] = frozenset()
 
-    def age(self, key: str, incarnation: str, moment: Now) -> float | None:
-        """For how many seconds it has been an orphan, seen by an earlier report; None when this is the first."""
+    def of(self, key: str, incarnation: str) -> Sighting | None:
+        """What earlier reports saw of it; None when this is the first."""
         known = self.by_key.get(key)
-        return known.age(moment) if known is not None and known.incarnation == incarnation else None
+        return known if known is not None and known.incarnation == incarnation else None
 
-    def updated(self, orphans: Mapping[str, str], known_ids: Collection[str], moment: Now) -> "Sightings":
-        """After a report: ``orphans`` has the incarnation of each by key; whatever is not among them is forgotten."""
-        kept = {}
+    def updated(
+        self,
+        orphans: Mapping[str, str],
+        known_ids: Collection[str],
+        moment: Now,
+        *,
+        list_time: float = 0.0,
+        unseen: Callable[[str], bool] | None = None,
+    ) -> "Sightings":
+        """After a report: ``orphans`` has the incarnation of each by key. Whatever is not among them is forgotten, but
+        for the keys that are ``unseen``: their array did not answer. An older list than the first begins anew."""
+        kept = {key: known for key, known in self.by_key.items() if unseen is not None and unseen(key)}
         for key, incarnation in orphans.items():
-            known = self.by_key.get(key)
-            same = known is not None and known.incarnation == incarnation and known.first.wall <= moment.wall
-            kept[key] = known if same and known is not None else Sighting(incarnation, moment)
+            known = self.of(key, incarnation)
+            if known is None or known.list_time > list_time:
+                kept[key] = Sighting(incarnation, moment, 0.0, list_time)
+            else:
+                kept[key] = Sighting(incarnation, moment, known.age(moment), known.list_time)
         return Sightings(kept, frozenset(known_ids))
 
 
@@ -84,6 +112,8 @@ def read(path: str) -> Sightings:
                 str(item["key"]): Sighting(
                     str(item["incarnation"]),
                     Now(float(item["wall"]), float(item["boottime"]), str(item["bootId"])),
+                    float(item["proven"]),
+                    float(item["listTime"]),
                 )
                 for item in document["sightings"]
             },
@@ -101,9 +131,11 @@ def write(path: str, sightings: Sightings) -> None:
             {
                 "key": key,
                 "incarnation": item.incarnation,
-                "wall": item.first.wall,
-                "boottime": item.first.boottime,
-                "bootId": item.first.boot_id,
+                "wall": item.last.wall,
+                "boottime": item.last.boottime,
+                "bootId": item.last.boot_id,
+                "proven": item.proven,
+                "listTime": item.list_time,
             }
             for key, item in sorted(sightings.by_key.items())
         ],

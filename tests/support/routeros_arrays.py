@@ -23,11 +23,12 @@ def array_on(
     snapshots: SnapshotMeans = SnapshotMeans.NONE,
     driver: str = DRIVER,
     cluster: str = "prod",
+    host: str = "192.0.2.1",
     clock: FakeClock | None = None,
 ) -> RouterosArray:
     """An array like a process that has just started makes it."""
     options = RouterosOptions(
-        transport=RestOptions("192.0.2.1", user="csi"),
+        transport=RestOptions(host, user="csi"),
         pool=POOL,
         driver_name=driver,
         nqn_prefix=PREFIX,

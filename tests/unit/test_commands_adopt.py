@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rds_csi.arrays.routeros.objects import Adoption
-from rds_csi.commands.adopt import adopt, describe, persistent_volume
-from rds_csi.errors import ConfigurationError, DriverError
+from rds_csi.commands.adopt import adopt, attachments, check_elsewhere, describe, persistent_volume
+from rds_csi.errors import AlreadyExists, ConfigurationError, DriverError, FailedPrecondition, NotFound, Unavailable
 from rds_csi.model.sizes import GIB
 from rds_csi.model.targets import NvmeTarget
-from rds_csi.model.volumes import Volume
+from rds_csi.model.volumes import AccessMode, Volume
 from rds_csi.settings import Settings, load_settings
 from rds_csi.simulator.server import Simulator, SimulatorOptions
+from tests.support.routeros_arrays import array_on, spec
+from tests.support.routeros_memory import MemoryDevice
 
 ADOPTION = Adoption(
     Volume("db-1", "db-1", GIB, NvmeTarget("nqn.2026-01.io.rds-csi:db-1", ("192.0.2.1",), 4420)),
@@ -93,7 +95,9 @@ def test_what_was_done_is_a_comment_of_the_yaml() -> None:
     assert "Nothing was changed" in describe(ADOPTION, dry_run=True)
 
 
-async def test_with_several_arrays_the_slot_names_its_array(place: Place, tmp_path: Path) -> None:
+async def test_with_several_arrays_the_slot_names_its_array(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "arrays.toml"
     path.write_text(
         f'default = "images"\n[arrays.images]\nurl = "local://{tmp_path}/images"\n'
@@ -101,7 +105,80 @@ async def test_with_several_arrays_the_slot_names_its_array(place: Place, tmp_pa
     )
     settings = load_settings({"array": f"config://{path}"})
     assert await adopt(settings, "rds/db-1", dry_run=True) == 0
+    assert "# array images was not asked" in capsys.readouterr().out
     with pytest.raises(ConfigurationError, match="ARRAY/SLOT"):
         await adopt(settings, "db-1")
     with pytest.raises(ConfigurationError, match="no disks"):
         await adopt(settings, "images/db-1")
+
+
+# Several arrays
+
+
+def device_with(slot: str) -> MemoryDevice:
+    device = MemoryDevice()
+    device.put(slot=slot, type="file", file_path=f"raid10/{slot}.img", size=GIB)
+    return device
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_an_id_that_another_array_has_or_may_have_is_refused(away: bool) -> None:
+    fast, slow = MemoryDevice(), device_with("db-1")
+    other = array_on(fast)
+    await other.create_volume(spec("db-1"))
+    fast.away = away
+    with pytest.raises(Unavailable if away else AlreadyExists, match="fast"):
+        await check_elsewhere(array_on(slow), {"fast": array_on(fast)}, "db-1")
+    fast.away = False
+    await other.delete_volume("db-1")
+    await check_elsewhere(array_on(slow), {"fast": array_on(fast)}, "db-1")
+
+
+async def test_the_disk_itself_is_not_in_the_way_of_another_array_on_its_device_but_on_another_it_is() -> None:
+    device = device_with("db-1")
+    same = array_on(device)
+    await check_elsewhere(array_on(device, cluster="other"), {"same": same}, "db-1")
+    elsewhere = array_on(device_with("db-1"), host="192.0.2.2")
+    with pytest.raises(FailedPrecondition, match="elsewhere"):
+        await check_elsewhere(same, {"elsewhere": elsewhere}, "db-1")
+
+
+async def test_the_command_asks_the_other_arrays_before_it_changes_anything(place: Place, tmp_path: Path) -> None:
+    away = f"routeros+ssh://csi@127.0.0.2:1/?pool=raid10&key-file={tmp_path}/none&known-hosts={tmp_path}/none"
+    path = tmp_path / "arrays.toml"
+    path.write_text(f'default = "rds"\n[arrays.rds]\nurl = "{place.settings.array}"\n[arrays.far]\nurl = "{away}"\n')
+    settings, before = load_settings({"array": f"config://{path}"}), place.disk("db-1")
+    for dry_run in (True, False):
+        with pytest.raises(DriverError, match="far"):
+            await adopt(settings, "rds/db-1", dry_run=dry_run)
+    assert place.disk("db-1") == before
+
+
+# The nodes that use it
+
+
+def test_one_node_has_the_volume_for_itself_and_several_have_it_together() -> None:
+    (one,) = attachments(["node-1#nqn.2014-08.org.nvmexpress:uuid:1"], needs_host_nqn=True)
+    assert (one.node.host_nqn, one.access_mode) == (
+        "nqn.2014-08.org.nvmexpress:uuid:1",
+        AccessMode.SINGLE_NODE_WRITER,
+    )
+    assert one.token
+    two = attachments(["node-1", "node-2", "node-1"], needs_host_nqn=False)
+    assert [item.node.node_id for item in two] == ["node-1", "node-2"]
+    assert {item.access_mode for item in two} == {AccessMode.MULTI_NODE_MULTI_WRITER}
+
+
+def test_a_node_without_a_host_nqn_is_refused_where_the_array_needs_it() -> None:
+    with pytest.raises(NotFound, match="host NQN"):
+        attachments(["node-1"], needs_host_nqn=True)
+
+
+def test_what_is_lost_is_told() -> None:
+    told = describe(replace(ADOPTION, lost=("the nodes that it was attached to",)), dry_run=True)
+    assert "# forgotten would be: the nodes that it was attached to" in told
+
+
+async def test_nodes_and_no_nodes_do_not_go_together(place: Place) -> None:
+    with pytest.raises(ConfigurationError, match="--not-attached"):
+        await adopt(place.settings, "db-1", attached_to=["node-1"], not_attached=True)

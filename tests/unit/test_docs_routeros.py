@@ -1,6 +1,8 @@
 """docs/routeros.md and docs/several-arrays.md say what the code does."""
 
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from rds_csi.arrays.routeros.pool import OLDEST
 from rds_csi.arrays.routeros.probe import Probe
 from rds_csi.arrays.routeros.recording import Recorder
 from rds_csi.arrays.several_config import parse_config
-from rds_csi.commands.orphan_decision import Verdict
+from rds_csi.commands.orphan_decision import InUse, Verdict
+from rds_csi.commands.orphan_lists import parse_in_use
 from rds_csi.commands.orphans import DEFAULT_APART
 from rds_csi.model.names import DEFAULT_DRIVER_NAME
 from rds_csi.model.targets import DEFAULT_NVME_PORT
@@ -135,3 +138,24 @@ async def test_the_page_has_every_question_of_the_probe() -> None:
 def test_the_file_of_arrays_that_the_page_shows_can_be_read() -> None:
     (shown,) = re.findall(r"^```toml\n(.*?)^```$", SEVERAL, re.MULTILINE | re.DOTALL)
     assert parse_config(shown, "arrays.toml").default == "fast"
+
+
+@pytest.mark.parametrize(("refused", "made"), [("", True), ("pv", False), ("volumesnapshotcontents", False)])
+def test_the_script_that_makes_the_list_of_handles_makes_a_whole_one_or_none(
+    tmp_path: Path, refused: str, made: bool
+) -> None:
+    scripts = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (script,) = [text for text in scripts if "kubectl" in text]
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        f"if sys.argv[2] == {refused!r}: sys.exit(1)\n"
+        f"if '{DEFAULT_DRIVER_NAME}' in sys.argv[4]: print('s:snap' if 'snap' in sys.argv[2] else 'pvc-1')\n"
+    )
+    kubectl.chmod(0o700)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, env={"PATH": path}, timeout=60, check=False)
+    listed = tmp_path / "in-use.txt"
+    assert (done.returncode == 0, listed.exists()) == (made, made)
+    if made:
+        assert parse_in_use(listed.read_text()) == InUse(frozenset({"pvc-1"}), frozenset({"snap"}))

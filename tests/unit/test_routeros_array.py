@@ -220,10 +220,44 @@ async def test_adoption_gives_back_a_mark_that_was_emptied() -> None:
     made = await array.create_volume(spec())
     slot = next(disk.slot for disk in device.disks.values() if disk.comment)
     device.change(slot, comment="")
-    with pytest.raises(FailedPrecondition, match="adopt"):
+    with pytest.raises(FailedPrecondition, match=f"adopt {slot} --volume-id {VOLUME}"):
         await array.get_volume(VOLUME)
-    adopted = await array.adopt(slot, False, VOLUME)
+    adopted = await array.adopt(slot, False, VOLUME, ())
     assert adopted.volume == made
+    assert any("attached" in what for what in adopted.lost)
+
+
+@pytest.mark.parametrize("fencing", Fencing)
+async def test_an_exported_disk_that_lost_its_mark_is_adopted_only_with_word_about_its_nodes(fencing: Fencing) -> None:
+    device = MemoryDevice()
+    array = array_on(device, fencing=fencing)
+    await array.create_volume(spec())
+    attached = await array.attach_volume(VOLUME, attachment())
+    slot = next(disk.slot for disk in device.disks.values() if disk.comment)
+    device.change(slot, comment="")
+    before = device.by_slot(slot)
+    for dry_run in (True, False):
+        with pytest.raises(FailedPrecondition, match="--attached-to"):
+            await array.adopt(slot, dry_run, VOLUME)
+    assert device.by_slot(slot) == before
+    adopted = await array.adopt(slot, False, VOLUME, attached.attachments)
+    assert adopted.volume.attachments == attached.attachments
+    assert not any("attached" in what for what in adopted.lost)
+    # The export that a pod may be writing through is as it was.
+    assert replace(device.by_slot(slot), comment="") == before
+
+
+async def test_a_disk_of_others_that_is_exported_needs_no_word_and_loses_nothing() -> None:
+    device = MemoryDevice()
+    device.put(
+        slot="legacy",
+        type="file",
+        file_path=f"{POOL}/old/legacy.img",
+        size=GIB,
+        exported=True,
+        nqn="nqn.2020-01.com.x:l",
+    )
+    assert (await array_on(device).adopt("legacy", True)).lost == ()
 
 
 @pytest.mark.parametrize(

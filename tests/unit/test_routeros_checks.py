@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from rds_csi.arrays.routeros.checks import examine, look_at_facts, look_at_pool, look_at_secrets, look_at_switches
+from rds_csi.arrays.routeros.checks import (
+    examine,
+    look_at_facts,
+    look_at_marks,
+    look_at_pool,
+    look_at_secrets,
+    look_at_switches,
+)
 from rds_csi.arrays.routeros.errors import (
     BadCredentials,
     HostKeyMismatch,
@@ -16,6 +23,8 @@ from rds_csi.arrays.routeros.errors import (
     Unsent,
 )
 from rds_csi.arrays.routeros.least_privilege import needed_policies, setup_lines, surplus_policies
+from rds_csi.arrays.routeros.mark import Kind, Mark
+from rds_csi.arrays.routeros.names import Names
 from rds_csi.arrays.routeros.options import Fencing, RestOptions, RouterosOptions, SnapshotMeans, SshOptions
 from rds_csi.arrays.routeros.records import DeviceFacts, Disk
 from rds_csi.arrays.routeros.replies import parse_version
@@ -291,3 +300,28 @@ def test_the_setup_lines_import_the_key_over_ssh_and_want_a_certificate_over_res
     assert "/user/ssh-keys/import user=csi public-key-file=rds-csi.pub" in setup_lines(SSH)
     assert "/ip/service/set www-ssl certificate=CERTIFICATE" in setup_lines(REST)
     assert "name=rds-csi " in setup_lines(replace(REST, user="", users_file="/etc/users"))[1]
+
+
+def test_marks_that_were_edited_or_removed_are_counted_and_named() -> None:
+    options = RouterosOptions(SSH, "raid10", "d", "nqn.2026-01.io.x:", ("192.0.2.1",), cluster="prod")
+    names = Names("d", "prod", "nqn.2026-01.io.x:", "raid10", "rds-csi")
+    mark = Mark(Kind.VOLUME, "d", "prod", "a", "a").encode()
+    whole = Disk("*2", slot="a", type="file", file_path=names.volume_path("a"), comment=mark)
+    edited = Disk("*3", slot="b", type="file", file_path=names.volume_path("b"), comment=mark[:-1])
+    lost = Disk("*4", slot="c", type="file", file_path=names.volume_path("c"))
+    foreign = Disk("*5", slot="db", type="file", file_path="raid10/db.img", comment="the database")
+    well = look_at_marks(options, POOL, (POOL, whole, foreign))
+    assert (well.ok, well.message) == (True, "1 disks are of driver d and cluster prod")
+    finding = look_at_marks(options, POOL, (POOL, whole, edited, lost, foreign))
+    assert not finding.ok
+    assert finding.message.endswith("2 marks were edited or removed: b, c")
+    assert "rds-csi orphans" in finding.remedy
+
+
+def test_volumes_of_the_go_driver_are_counted_under_its_name() -> None:
+    slot = "pvc-0f0e0d0c-0b0a-4908-8706-050403020100"
+    nqn = f"nqn.2000-02.com.mikrotik:{slot}"
+    disk = Disk("*2", slot=slot, type="file", file_path=f"raid10/{slot}.img", nqn=nqn, exported=True)
+    for driver, count in (("rds.csi.srvlab.io", 1), ("rds.csi.rds-csi.io", 0)):
+        options = RouterosOptions(SSH, "raid10", driver, "nqn.2026-01.io.x:", ("192.0.2.1",))
+        assert look_at_marks(options, POOL, (POOL, disk)).message.startswith(f"{count} disks")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rds_csi.arrays.routeros.mark import Kind, Mark
 from rds_csi.arrays.routeros.names import Names
-from rds_csi.arrays.routeros.objects import ArrayObject, Inventory, ObjectKind, classify, find_id
+from rds_csi.arrays.routeros.objects import ArrayObject, Inventory, ObjectKind, classify, find_id, is_of_snapshot
 from rds_csi.arrays.routeros.options import SnapshotMeans
 from rds_csi.arrays.routeros.ownership import Ownership
 from rds_csi.arrays.routeros.records import Disk, File
@@ -107,7 +107,7 @@ async def test_snapshots_are_told_and_what_is_left_of_them(means: SnapshotMeans)
     assert found["snapshot/snap-1"].problem == "" or means is SnapshotMeans.FILE_COPY
     del device.disks[device.by_slot("s-snap-1").id]
     leftovers = [item for item in (await listed(device, means)).values() if item.kind is ObjectKind.LEFTOVER]
-    assert [(item.object_id, item.is_snapshot_leftover) for item in leftovers] == [("snap-1", True)]
+    assert [(item.object_id, is_of_snapshot(item, item.object_id)) for item in leftovers] == [("snap-1", True)]
 
 
 async def test_a_file_that_is_being_copied_is_told_as_such() -> None:

@@ -14,11 +14,13 @@ from rds_csi.arrays.routeros.mark import Mark, decode
 from rds_csi.arrays.routeros.options import RestOptions, RouterosOptions, SnapshotMeans, SshOptions
 from rds_csi.arrays.routeros.probe import PREFIX, Probe
 from rds_csi.arrays.routeros.recording import Recorder, capture_text, open_recorded, without_secrets
+from rds_csi.model.sizes import GIB
 from rds_csi.model.volumes import Finding
 from rds_csi.simulator.device_options import PoolOptions
 from rds_csi.simulator.faults import Fault, FaultKind
 from rds_csi.simulator.server import Simulator, SimulatorOptions
 from rds_csi.workers import Workers
+from tests.support.routeros_memory import POOL, MemoryClient, MemoryDevice
 
 TOKEN = "0123abcd"
 
@@ -198,3 +200,40 @@ async def test_the_capture_has_every_exchange_with_its_step_and_no_secret(place:
 )
 def test_secrets_and_serial_numbers_are_not_recorded(text: str, expected: str) -> None:
     assert without_secrets(text) == expected
+
+
+async def test_the_capture_names_neither_the_device_nor_the_user_in_any_of_its_texts(place: Place) -> None:
+    answers = [*(await place.probe()).values(), Finding("probe", False, "csi at 127.0.0.1:22 said no")]
+    began = place.recorder.begin()
+    place.recorder.end(began, '/user/print where name="csi"', '{"name":"csi"}', "Unsent: csi@127.0.0.1: refused")
+    text = capture_text(place.options, await place.client.facts(), answers, place.recorder.exchanges)
+    assert "127.0.0.1" not in text
+    (told,) = [each for each in json.loads(text)["exchanges"] if each["error"].startswith("Unsent")]
+    assert told["request"] == '/user/print where name="USER"'
+    assert told["reply"] == '{"name":"USER"}'
+    assert told["error"] == "Unsent: USER@HOST: refused"
+    assert json.loads(text)["answers"][-1]["answer"] == "USER at HOST:22 said no"
+    # Only whole words: the driver's own name stays.
+    assert "rds-csi" in text
+
+
+async def test_a_pool_with_little_room_is_not_probed() -> None:
+    device = MemoryDevice(size=GIB - 1)
+    options = RouterosOptions(RestOptions("192.0.2.1"), POOL, "d", "nqn.2026-01.io.x:", ("192.0.2.1",))
+    (finding,) = await Probe(MemoryClient(device), options, Recorder(), TOKEN).run()
+    assert not finding.ok
+    assert finding.message == "not made: only 1023 MiB are free in the pool raid10, and a probe wants 1024"
+    assert "execute" not in device.calls
+
+
+async def test_answers_are_kept_when_the_probe_is_stopped_during_its_clean_up(place: Place) -> None:
+    probe = Probe(place.client, place.options, place.recorder, TOKEN)
+    task = asyncio.create_task(probe.run())
+    while place.recorder.step != "clean up":
+        await asyncio.sleep(0)
+        assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (probe.answers[-1].subject, probe.answers[-1].ok) == ("nothing left", True)
+    assert len(probe.answers) > 10

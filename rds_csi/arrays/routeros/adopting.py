@@ -6,7 +6,7 @@ from rds_csi.arrays.routeros import fencing, taking_over
 from rds_csi.arrays.routeros.commands import Anchors, Command, Deed, Expect, SetDisk
 from rds_csi.arrays.routeros.core import Core
 from rds_csi.arrays.routeros.mark import Kind, Mark
-from rds_csi.arrays.routeros.objects import Adoption
+from rds_csi.arrays.routeros.objects import Adoption, Nodes
 from rds_csi.arrays.routeros.options import Fencing
 from rds_csi.arrays.routeros.ownership import Owned
 from rds_csi.arrays.routeros.pool import Site
@@ -14,13 +14,17 @@ from rds_csi.arrays.routeros.records import Disk
 from rds_csi.arrays.routeros.volumes import Volumes
 from rds_csi.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from rds_csi.model.names import check_nqn, is_id
+from rds_csi.model.volumes import Attachment
 
 
-async def adopt(core: Core, volumes: Volumes, slot: str, *, dry_run: bool, volume_id: str = "") -> Adoption:
-    """Make the disk in ``slot`` the volume ``volume_id`` (the slot itself, when it is not named).
+async def adopt(
+    core: Core, volumes: Volumes, slot: str, *, dry_run: bool, volume_id: str = "", nodes: Nodes = None
+) -> Adoption:
+    """Make the disk in ``slot`` the volume ``volume_id`` (the slot, when it is not named), attached to ``nodes``.
 
     For disks that others made, and for ours whose comment was emptied. NotFound; AlreadyExists when it or the id is
-    taken; FailedPrecondition for what cannot be a volume; InvalidArgument for an id that is none.
+    taken; FailedPrecondition for what cannot be a volume, and for an exported one of ours while ``nodes`` is None;
+    InvalidArgument for an id that is none.
     """
     site = await core.pool.site()
     object_id = volume_id or slot
@@ -35,6 +39,7 @@ async def adopt(core: Core, volumes: Volumes, slot: str, *, dry_run: bool, volum
     _check_disk(core, disk)
     await _check_file(core, disk)
     await _check_id(core, site, disk, object_id)
+    lost = _lost(site, disk, object_id, nodes)
     made = site.names.is_ours(disk.file_path, object_id)
     mark = Mark(
         Kind.VOLUME,
@@ -43,17 +48,43 @@ async def adopt(core: Core, volumes: Volumes, slot: str, *, dry_run: bool, volum
         object_id=object_id,
         name=object_id,
         path="" if made else disk.file_path,
+        attachments=_checked(core, nodes or ()),
     )
-    properties = {**_export(core, site, disk, object_id), "comment": mark.encode()}
+    properties = {**_export(core, site, disk, mark), "comment": mark.encode()}
     if not dry_run:
         disk = await _mark(core, disk, properties)
     nqn = properties.get(_NQN, disk.nqn)
     seen = Owned(disk if disk.nqn == nqn else _with_nqn(disk, nqn), mark)
     changes = tuple(f"{key}={value}" for key, value in sorted(properties.items()))
-    return Adoption(volumes.volume(seen), slot, disk.file_path, changes)
+    return Adoption(volumes.volume(seen), slot, disk.file_path, changes, lost)
 
 
 _NQN = "nvme-tcp-server-nqn"
+
+
+def _lost(site: Site, disk: Disk, object_id: str, nodes: Nodes) -> tuple[str, ...]:
+    """What the mark of a disk that is named like ours said, and a new one does not.
+
+    FailedPrecondition when it is exported and nobody says to which nodes it is attached: a pod may be writing to it,
+    and without an attachment another node would be let in, or its export ended under the pod.
+    """
+    if site.names.object_in(disk.file_path) is None:
+        return ()
+    if disk.exported and nodes is None:
+        raise FailedPrecondition(
+            f"disk {disk.slot!r} is exported and its file is named like one of ours: its mark told to which nodes "
+            f"{object_id} is attached, and nobody knows it any more",
+            remedy="Look at the VolumeAttachments of the cluster, then say --attached-to NODE-ID, or --not-attached.",
+        )
+    attached = () if nodes else ("the nodes that it was attached to",)
+    return (*attached, "its mutable parameters", "its name and its source, where they were not the id and nothing")
+
+
+def _checked(core: Core, nodes: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
+    """FailedPrecondition and InvalidArgument for nodes that the array could not let in."""
+    for one in nodes:
+        fencing.check_host(core.options.fencing, one, [other for other in nodes if other is not one])
+    return nodes
 
 
 def _check_disk(core: Core, disk: Disk) -> None:
@@ -100,12 +131,12 @@ async def _check_id(core: Core, site: Site, disk: Disk, object_id: str) -> None:
         )
 
 
-def _export(core: Core, site: Site, disk: Disk, object_id: str) -> Mapping[str, str]:
+def _export(core: Core, site: Site, disk: Disk, mark: Mark) -> Mapping[str, str]:
     """What must be set so that nodes reach it. Its NQN stays, when it is one, as somebody may know it; but not where
     fencing ends its export, as RouterOS may not tell the NQN then."""
-    properties = dict(fencing.changes(core.options.fencing, (), disk))
+    properties = dict(fencing.changes(core.options.fencing, mark.attachments, disk))
     if not _is_nqn(disk.nqn) or (core.options.fencing is not Fencing.NONE and not taking_over.is_go_volume(disk)):
-        properties[_NQN] = site.names.nqn(object_id)
+        properties[_NQN] = site.names.nqn(mark.object_id)
     if not disk.port:
         properties["nvme-tcp-server-port"] = str(core.options.nvme_port)
     return {**properties, "mount-filesystem": "no"}

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from rds_csi.arrays.protocol import ArrayOptions, ArrayTraits, Feature
-from rds_csi.arrays.routeros import adopting, growing, health, objects
+from rds_csi.arrays.protocol import ArrayOptions, ArrayTraits, Feature, Place
+from rds_csi.arrays.routeros import adopting, growing, health, objects, removing
 from rds_csi.arrays.routeros.attaching import Attaching
 from rds_csi.arrays.routeros.btrfs import Subvolumes
 from rds_csi.arrays.routeros.client import Client
@@ -18,7 +18,7 @@ from rds_csi.arrays.routeros.core import Core
 from rds_csi.arrays.routeros.groups import Groups
 from rds_csi.arrays.routeros.lookups import Lookups
 from rds_csi.arrays.routeros.mark import Kind
-from rds_csi.arrays.routeros.objects import Adoption, ArrayObject
+from rds_csi.arrays.routeros.objects import Adoption, ArrayObject, Nodes, ObjectKind, is_of_snapshot
 from rds_csi.arrays.routeros.options import Fencing, RouterosOptions, SnapshotMeans, SshOptions, parse
 from rds_csi.arrays.routeros.pool import Pool
 from rds_csi.arrays.routeros.settling import UNSENT, Settling
@@ -119,6 +119,11 @@ class RouterosArray:
         return self._client
 
     @property
+    def place(self) -> Place:
+        """The device by its host, and the cluster that its disks' marks name."""
+        return Place(self._options.transport.host.lower(), self._options.cluster)
+
+    @property
     def traits(self) -> ArrayTraits:
         return ArrayTraits(
             name=f"RouterOS at {self._options.transport.host}, pool {self._options.pool}",
@@ -209,9 +214,23 @@ class RouterosArray:
         site = await self._pool.writable()
         return await objects.list_objects(self._client, self._core.ownership, site.names)
 
-    async def adopt(self, slot: str, dry_run: bool, volume_id: str = "") -> Adoption:
+    async def delete_object(self, item: ArrayObject) -> None:
+        """Remove what a listing has shown (see ``objects.Inventory``)."""
+        object_id, disk_id = item.object_id, item.incarnation
+        if item.kind is ObjectKind.VOLUME:
+            await self._copies_over(object_id, lambda: self._volumes.delete(object_id, disk_id))
+        elif item.kind is ObjectKind.SNAPSHOT:
+            await finish(self._snapshots.delete(object_id, disk_id))
+        else:
+            if self._options.snapshots is SnapshotMeans.FILE_COPY and is_of_snapshot(item, object_id):
+                await finish(self._copies.cancel(object_id))
+            await finish(removing.remove_leftover(self._core, item))
+
+    async def adopt(self, slot: str, dry_run: bool, volume_id: str = "", nodes: Nodes = None) -> Adoption:
         """Make the disk in ``slot`` a volume (see ``adopting.adopt``)."""
-        return await finish(adopting.adopt(self._core, self._volumes, slot, dry_run=dry_run, volume_id=volume_id))
+        return await finish(
+            adopting.adopt(self._core, self._volumes, slot, dry_run=dry_run, volume_id=volume_id, nodes=nodes)
+        )
 
     async def _contact(self) -> None:
         try:

@@ -11,7 +11,10 @@ from rds_csi.arrays.routeros.client import Client
 from rds_csi.arrays.routeros.commands import Anchors, Command, Deed, Expect
 from rds_csi.arrays.routeros.errors import BadCredentials, HostKeyMismatch, NotPermitted, Refused, TlsMistrust
 from rds_csi.arrays.routeros.least_privilege import GROUP, needed_policies, surplus_policies
+from rds_csi.arrays.routeros.names import Names
+from rds_csi.arrays.routeros.objects import ObjectKind, classify
 from rds_csi.arrays.routeros.options import Fencing, RestOptions, RouterosOptions, SnapshotMeans, SshOptions
+from rds_csi.arrays.routeros.ownership import Ownership
 from rds_csi.arrays.routeros.pool import CLEAN, OLDEST, OLDEST_COPY, PACKAGE
 from rds_csi.arrays.routeros.records import DeviceFacts, Disk
 from rds_csi.errors import DriverError
@@ -28,7 +31,9 @@ _FILE_SECONDS = 10.0
 _PROBE = "Try it on this device first: rds-csi doctor --probe (see docs/routeros.md, test plan)."
 
 _REACHABLE, _LOGIN, _VERSION, _PACKAGE = "array", "login", "RouterOS", "ROSE storage"
-_POLICIES, _POOL, _DIRECTORY = "policies", "pool", "base directory"
+_POLICIES, _POOL, _DIRECTORY, _MARKS = "policies", "pool", "base directory", "marks"
+# Slots that a finding names.
+_SHOWN = 10
 
 
 async def examine(client: Client, options: RouterosOptions, workers: Workers) -> Sequence[Finding]:
@@ -175,7 +180,24 @@ async def _look_at_pool(client: Client, options: RouterosOptions) -> Sequence[Fi
     findings = [*look_at_pool(options, disks)]
     if pool is not None and pool.mounted:
         findings.append(await _look_at_directory(client, f"{pool.mount_point or pool.slot}/{options.base}"))
+        findings.append(look_at_marks(options, pool, disks))
     return findings
+
+
+def look_at_marks(options: RouterosOptions, pool: Disk, disks: Sequence[Disk]) -> Finding:
+    """How many disks are ours by their marks, and which marks were edited or removed."""
+    directory = pool.mount_point.strip("/") or pool.slot
+    names = Names(options.driver_name, options.cluster, options.nqn_prefix, directory, options.base)
+    ownership = Ownership(options.driver_name, options.cluster)
+    found = classify(ownership, names, before=(), files=(), subvolumes=(), after=disks)
+    damaged = [item.slot for item in found if item.kind is ObjectKind.DAMAGED]
+    whole = len(found) - len(damaged)
+    whose = f"{whole} disks are of driver {options.driver_name} and cluster {options.cluster}"
+    if not damaged:
+        return Finding(_MARKS, True, whose)
+    shown = ", ".join(damaged[:_SHOWN]) + (", …" if len(damaged) > _SHOWN else "")
+    remedy = "Nothing is done to them until somebody has mended their comments: rds-csi orphans tells what is wrong."
+    return Finding(_MARKS, False, f"{whose}; {len(damaged)} marks were edited or removed: {shown}", remedy)
 
 
 def look_at_pool(options: RouterosOptions, disks: Sequence[Disk]) -> Sequence[Finding]:

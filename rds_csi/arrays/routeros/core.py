@@ -80,7 +80,7 @@ class Core:
         return self.pick(site, kind, object_id, disks)
 
     async def all(self, kind: Kind) -> list[Owned]:
-        """Every object of the kind, sorted by id. Disks whose mark is damaged are not among them (``check`` tells)."""
+        """Every object of the kind, sorted by id. Disks whose mark is damaged are not among them (see doctor)."""
         await self.pool.site()
         found: dict[str, Owned] = {}
         for index, disk in enumerate(await self.lookups.all()):

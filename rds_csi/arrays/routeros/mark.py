@@ -121,7 +121,8 @@ def decode(comment: str) -> Mark | None:
 def _damaged(comment: str) -> DamagedMark:
     return DamagedMark(
         f"the ownership mark {comment[:64]!r}… was edited or cut",
-        remedy="Restore the disk's comment as it was; nothing is done to the disk until then.",
+        remedy="Restore the disk's comment as it was, or empty it and mark the disk again: rds-csi adopt SLOT "
+        "--volume-id ID. Nothing is done to the disk until then.",
     )
 
 

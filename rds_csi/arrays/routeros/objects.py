@@ -13,7 +13,10 @@ from rds_csi.arrays.routeros.names import Names, proof_for, slot_for, snapshot_s
 from rds_csi.arrays.routeros.ownership import Ownership
 from rds_csi.arrays.routeros.records import Disk, File, Subvolume
 from rds_csi.model.names import is_id
-from rds_csi.model.volumes import Volume
+from rds_csi.model.volumes import Attachment, Volume
+
+# The attachments of a disk as somebody tells them; None: nobody has.
+Nodes = tuple[Attachment, ...] | None
 
 _DIRECTORY = "directory"
 _SNAPSHOT_SLOT = "s-"
@@ -61,20 +64,25 @@ class ArrayObject:
         names = {ObjectKind.LEFTOVER: self.path, ObjectKind.DAMAGED: self.slot}
         return f"{self.kind}/{names.get(self.kind, self.object_id)}"
 
-    @property
-    def is_snapshot_leftover(self) -> bool:
-        """Whether this leftover is one of a snapshot; no volume's slot begins so."""
-        return self.slot.startswith(_SNAPSHOT_SLOT)
+
+def is_of_snapshot(item: ArrayObject, object_id: str) -> bool:
+    """Whether it is a snapshot, or what is left of the snapshot ``object_id``. The slot of a volume may begin with the
+    same letters."""
+    if item.kind is not ObjectKind.LEFTOVER:
+        return item.kind is ObjectKind.SNAPSHOT
+    return is_id(object_id) and item.slot == snapshot_slot_for(object_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What an adoption did, or (dry run) would do: ``changes`` in words, and the volume that comes of it."""
+    """What an adoption did, or (dry run) would do: ``changes`` in words, and the volume that comes of it.
+    ``lost``: what was in an earlier mark of ours, and nobody knows any more."""
 
     volume: Volume
     slot: str
     path: str
     changes: tuple[str, ...]
+    lost: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -85,9 +93,17 @@ class Inventory(Protocol):
         """Everything of ours, and everything that may have been. Unavailable when a part of it cannot be known."""
         ...
 
-    async def adopt(self, slot: str, dry_run: bool, volume_id: str = "") -> Adoption:
-        """Make the disk in ``slot`` a volume (``volume_id``, else the slot); its data stays. NotFound for an absent
-        disk; FailedPrecondition for one that cannot be a volume; AlreadyExists for one that is somebody's."""
+    async def delete_object(self, item: ArrayObject) -> None:
+        """Remove what ``list_objects`` told, if it is still that: a disk that was made anew under its name is another,
+        and a leftover is its file and nothing else. ``object_id`` has to be known. FailedPrecondition for what is
+        attached, not provably ours, or another by now."""
+        ...
+
+    async def adopt(self, slot: str, dry_run: bool, volume_id: str = "", nodes: Nodes = None) -> Adoption:
+        """Make the disk in ``slot`` a volume (``volume_id``, else the slot); its data stays. ``nodes``: the attachments
+        that it has, () for none; None: nobody has said. NotFound for an absent disk; FailedPrecondition for one that
+        cannot be a volume, and for one of ours about whose nodes somebody has to say; AlreadyExists for one that is
+        somebody's."""
         ...
 
 

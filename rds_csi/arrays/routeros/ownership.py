@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from rds_csi.arrays.protocol import NotOurs
 from rds_csi.arrays.routeros import taking_over
 from rds_csi.arrays.routeros.commands import Anchors
 from rds_csi.arrays.routeros.mark import DamagedMark, Kind, Mark, beginning, decode
@@ -17,7 +18,7 @@ _KEPT = 20_000
 _decode = lru_cache(_KEPT)(decode)
 
 
-class Taken(FailedPrecondition):
+class Taken(NotOurs):
     """What is in an object's place belongs to another driver or cluster, or is another object of ours."""
 
 
@@ -115,12 +116,13 @@ class Ownership:
             return Taken(
                 f"disk {disk.slot!r}, which {object_id} would be, is {what} {other.object_id} of cluster "
                 f"{other.cluster!r} and driver {other.driver!r}",
+                owner=other.cluster,
                 remedy="Give each cluster its own NQN prefix and base directory, or rename that disk back.",
             )
         if names.is_ours(disk.file_path, object_id):
             return FailedPrecondition(
                 f"disk {disk.slot!r} has the file of {object_id}, but its comment lost the mark",
-                remedy=f"Restore its comment, or mark it again: rds-csi adopt {disk.slot} for the id {object_id}.",
+                remedy=f"Restore its comment, or mark it again: rds-csi adopt {disk.slot} --volume-id {object_id}",
             )
         self.read(disk)
         return FailedPrecondition(

@@ -4,8 +4,8 @@ Everything it makes is called ``rds-csi-probe-<8 hex digits>…`` and carries ou
 is found by the orphan report. It asks nothing that could fill the pool or touch what others have there.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rds_csi.arrays.routeros.checks import OLDEST_FOR
 from rds_csi.arrays.routeros.client import Client
@@ -24,7 +24,7 @@ from rds_csi.arrays.routeros.fencing import ALLOW_HOSTS, EXPORT, HOST_SEPARATOR
 from rds_csi.arrays.routeros.mark import MAX_COMMENT
 from rds_csi.arrays.routeros.names import SLOT_LENGTH
 from rds_csi.arrays.routeros.options import RouterosOptions, SnapshotMeans
-from rds_csi.arrays.routeros.probe_bench import Bench, only
+from rds_csi.arrays.routeros.probe_bench import Answer, Bench, Question, ask, only
 from rds_csi.arrays.routeros.recording import Recorder
 from rds_csi.arrays.routeros.volumes import file_disk
 from rds_csi.errors import DriverError
@@ -44,19 +44,6 @@ _COPY_SECONDS = 60.0
 _COPY_PACE = Pace(first=0.5, largest=2.0)
 _HOSTS = tuple(f"nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-00000000000{digit}" for digit in "12")
 
-_TELL = "Please tell the project, with the capture file."
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """``expected``: the driver can build on it."""
-
-    text: str
-    expected: bool = True
-
-
-Question = Callable[[], Awaitable[Answer]]
-
 
 class Probe(Bench):
     """One probe: what is asked, in which order. ``token``: 8 hex digits that nobody else has."""
@@ -69,26 +56,33 @@ class Probe(Bench):
         self._clock = clock
         # Bytes, before the first disk was made; None while it is not known.
         self._free_before: int | None = None
+        # What is known by now; the last one tells what is left. Also of a probe that was stopped.
+        self.answers: list[Finding] = []
 
     async def run(self) -> Sequence[Finding]:
-        """The answers; the last one tells what is left, also after a cancellation half-way. Never raises a
-        DriverError."""
+        """The answers; the last one tells what is left. After a cancellation half-way they are in ``answers``. Never
+        raises a DriverError."""
         try:
             self._recorder.step = "contact"
             await self.contact()
         except DriverError as error:
-            return [Finding("probe", False, f"not made: {error.message}", error.remedy or "See the other findings.")]
-        answers: list[Finding] = []
+            remedy = error.remedy or "See the other findings."
+            self.answers.append(Finding("probe", False, f"not made: {error.message}", remedy))
+            return self.answers
         try:
             for subject, question in self._questions().items():
                 self._recorder.step = subject
-                answers.append(await _ask(subject, question))
-                if subject == _FIRST and not answers[0].ok:
+                self.answers.append(await ask(subject, question))
+                if subject == _FIRST and not self.answers[0].ok:
                     break
         finally:
             self._recorder.step = "clean up"
-            answers.append(await finish(self.clean_up()))
-        return answers
+            await finish(self._end())
+        return self.answers
+
+    async def _end(self) -> None:
+        """Told even when the probe is stopped during it."""
+        self.answers.append(await self.clean_up())
 
     def _questions(self) -> Mapping[str, Question]:
         """In this order: later ones need what earlier ones left."""
@@ -298,11 +292,3 @@ class Probe(Bench):
 
 
 _FIRST = "size"
-
-
-async def _ask(subject: str, question: Question) -> Finding:
-    try:
-        answer = await question()
-    except DriverError as error:
-        return Finding(subject, False, f"not answered: {error.message}", error.remedy or _TELL)
-    return Finding(subject, answer.expected, answer.text, "" if answer.expected else _TELL)

@@ -1,7 +1,7 @@
 """What the probe works with: disks and files named after it, made, changed, and removed whatever happened."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rds_csi.arrays.routeros.client import Client
 from rds_csi.arrays.routeros.commands import (
@@ -25,7 +25,34 @@ from rds_csi.arrays.routeros.pool import OLDEST
 from rds_csi.arrays.routeros.records import DeviceFacts, Disk
 from rds_csi.arrays.routeros.volumes import file_disk
 from rds_csi.errors import DriverError, FailedPrecondition
+from rds_csi.model.sizes import GIB, MIB
 from rds_csi.model.volumes import Finding
+
+# Bytes that must be free in the pool: the probe takes a tenth of them, and may not be what fills it.
+NEEDED = GIB
+
+
+_TELL = "Please tell the project, with the capture file."
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``expected``: the driver can build on it."""
+
+    text: str
+    expected: bool = True
+
+
+Question = Callable[[], Awaitable[Answer]]
+
+
+async def ask(subject: str, question: Question) -> Finding:
+    """The answer as a finding, also where none could be had."""
+    try:
+        answer = await question()
+    except DriverError as error:
+        return Finding(subject, False, f"not answered: {error.message}", error.remedy or _TELL)
+    return Finding(subject, answer.expected, answer.text, "" if answer.expected else _TELL)
 
 
 class Bench:
@@ -41,12 +68,18 @@ class Bench:
         self.label = ""
 
     async def contact(self) -> None:
-        """See that the device and the pool can be worked with; FailedPrecondition when not."""
+        """See that the device and the pool can be worked with, and that the pool has room; FailedPrecondition when
+        not."""
         options = self.options
         self.facts = await self.client.facts()
         if not self.facts.version.is_at_least(*OLDEST):
             raise FailedPrecondition(f"RouterOS {self.facts.version} is too old for this driver")
         pool = await self.pool()
+        if pool.free is not None and pool.free < NEEDED:
+            raise FailedPrecondition(
+                f"only {pool.free // MIB} MiB are free in the pool {options.pool}, and a probe wants {NEEDED // MIB}",
+                remedy="Make room in the pool first: a full one stops the writes of others.",
+            )
         self.label = pool.fs_label
         self.names = Names(
             driver=options.driver_name,

@@ -132,14 +132,37 @@ def capture_text(
     exchanges: Sequence[Exchange],
     today: Callable[[], datetime] = _today,
 ) -> str:
-    """The capture as JSON: neither the device's address nor the user's name is in it by itself."""
+    """The capture as JSON, with placeholders for the device's addresses and the users' names."""
+    hide = _hiding(options, facts)
     device = {"version": facts.version.text, "board": facts.board, "architecture": facts.architecture} if facts else {}
     document = {
         "format": FORMAT,
         "taken": today().strftime("%Y-%m-%dT%H:%M:%SZ"),
         "transport": "ssh" if isinstance(options.transport, SshOptions) else "rest",
         "device": device,
-        "answers": [{"question": a.subject, "well": a.ok, "answer": a.message} for a in answers],
-        "exchanges": [asdict(exchange) for exchange in exchanges],
+        "answers": [{"question": a.subject, "well": a.ok, "answer": hide(a.message)} for a in answers],
+        "exchanges": [
+            {
+                **asdict(exchange),
+                "request": hide(exchange.request),
+                "reply": hide(exchange.reply),
+                "error": hide(exchange.error),
+            }
+            for exchange in exchanges
+        ],
     }
     return json.dumps(document, indent=1) + "\n"
+
+
+def _hiding(options: RouterosOptions, facts: DeviceFacts | None) -> Callable[[str], str]:
+    """What puts ``HOST`` and ``USER`` in the place of the device's addresses and of the names of the driver's users."""
+    names = dict.fromkeys((options.transport.host, *options.nvme_addresses), "HOST")
+    for user in (options.transport.user, facts.user if facts else ""):
+        names.setdefault(user, "USER")
+    names.pop("", None)
+    if not names:
+        return lambda text: text
+    # Whole words only: a user "csi" is not the csi in rds-csi.
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w./-])(?:{'|'.join(map(re.escape, longest_first))})(?![\w/-]|\.\w)")
+    return lambda text: pattern.sub(lambda found: names[found[0]], text)

@@ -12,6 +12,7 @@ from rds_csi.arrays.routeros.core import Core, check_nothing_left
 from rds_csi.arrays.routeros.mark import Kind, Mark
 from rds_csi.arrays.routeros.options import SnapshotMeans
 from rds_csi.arrays.routeros.ownership import Owned, Taken
+from rds_csi.arrays.routeros.removing import check_same
 from rds_csi.arrays.routeros.volumes import Volumes, appeared, clear
 from rds_csi.errors import AlreadyExists, FailedPrecondition, NotFound, Unimplemented
 from rds_csi.model.sizes import MIB, round_up
@@ -114,30 +115,33 @@ class Snapshots:
         found |= {owned.object_id: snapshot(owned) for owned in await self._core.all(SNAPSHOT)}
         return [found[snapshot_id] for snapshot_id in sorted(found)]
 
-    async def delete(self, snapshot_id: str) -> None:
-        """Remove the snapshot's disk and file, and what a killed call left of it; an absent one is fine."""
+    async def delete(self, snapshot_id: str, disk_id: str = "") -> None:
+        """Remove the snapshot's disk and file, and what a killed call left of it; an absent one is fine. With
+        ``disk_id`` the disk with that id only: FailedPrecondition when the snapshot has another one."""
         site = await self._core.pool.writable()
+        listed = await self._core.find(SNAPSHOT, snapshot_id) if disk_id else None
+        if listed is not None:
+            check_same(listed, disk_id)
         if self._core.options.snapshots is SnapshotMeans.FILE_COPY:
             await self._copies.cancel(snapshot_id)
             await self._copies.settle(SNAPSHOT, snapshot_id)
         anchors = self._core.ownership.anchors(site.names, SNAPSHOT, snapshot_id)
         path = site.names.snapshot_path(snapshot_id)
-        if self._core.remembered(SNAPSHOT, snapshot_id) is None and await clear(
-            self._core, site, SNAPSHOT, snapshot_id, anchors, path
-        ):
+        seen = disk_id or self._core.remembered(SNAPSHOT, snapshot_id)
+        if not seen and await clear(self._core, site, SNAPSHOT, snapshot_id, anchors, path):
             return
 
         def plan(owned: Owned) -> tuple[Step, ...]:
+            check_same(owned, disk_id)
             check_idle(owned)
             return (RemoveDisk(), *self._core.removal(site, self._core.file_of(site, owned)))
 
         what = f"snapshot {snapshot_id}"
         change = await self._core.change(SNAPSHOT, snapshot_id, plan, what=f"{what} could not be removed")
-        if change.outcome is None:
-            if not await clear(self._core, site, SNAPSHOT, snapshot_id, anchors, path):
-                raise appeared(what)
-        else:
+        if change.outcome is not None:
             check_nothing_left(what, change.outcome)
+        elif not await clear(self._core, site, SNAPSHOT, snapshot_id, anchors, path):
+            raise appeared(what)
 
 
 def snapshot(owned: Owned) -> Snapshot:

@@ -22,6 +22,7 @@ from rds_csi.arrays.routeros.mark import Kind, Mark
 from rds_csi.arrays.routeros.names import slot_for
 from rds_csi.arrays.routeros.ownership import Owned, Taken
 from rds_csi.arrays.routeros.pool import Site
+from rds_csi.arrays.routeros.removing import check_same
 from rds_csi.arrays.routeros.settling import is_final
 from rds_csi.arrays.routeros.taking_over import go_nqn, is_go_id
 from rds_csi.errors import AlreadyExists, DriverError, FailedPrecondition, Internal, NotFound, Unavailable
@@ -194,24 +195,26 @@ class Volumes:
         await self._core.change(VOLUME, volume_id, undo, what=f"volume {volume_id} could not be removed again")
         raise Internal(f"volume {volume_id} was made with {told} bytes instead of {size}, and removed again")
 
-    async def delete(self, volume_id: str) -> None:
-        """Remove the volume's disk and file, and what a killed deletion left of it."""
+    async def delete(self, volume_id: str, disk_id: str = "") -> None:
+        """Remove the volume's disk and file, and what a killed deletion left of it; with ``disk_id`` the disk with that
+        id only, with its file: FailedPrecondition when the volume has another one."""
         site = await self._core.pool.writable()
-        if self._core.remembered(VOLUME, volume_id) is None and await self._clear(site, volume_id):
+        seen = disk_id or self._core.remembered(VOLUME, volume_id)
+        if not seen and await self._clear(site, volume_id):
             return
 
         def plan(owned: Owned) -> tuple[Step, ...]:
+            check_same(owned, disk_id)
             check_unattached(owned)
             check_idle(owned)
             return (RemoveDisk(), *self._core.removal(site, self._core.file_of(site, owned)))
 
         what = f"volume {volume_id}"
         change = await self._core.change(VOLUME, volume_id, plan, what=f"{what} could not be removed")
-        if change.outcome is None:
-            if not await self._clear(site, volume_id):
-                raise appeared(what)
-        else:
+        if change.outcome is not None:
             check_nothing_left(what, change.outcome)
+        elif not await self._clear(site, volume_id):
+            raise appeared(what)
 
     async def _clear(self, site: Site, volume_id: str) -> bool:
         """Remove the volume's file, which is ours by its name, if no disk is there; whether none is."""

@@ -37,6 +37,7 @@ from rds_csi.commands.doctor.portals import (
 )
 from rds_csi.commands.doctor.state import look_at_state_dir
 from rds_csi.commands.doctor.tools import CONNECTOR_TOOLS, look_at_tools
+from rds_csi.commands.stopping import Stopping
 from rds_csi.errors import DriverError, InvalidArgument
 from rds_csi.filesystem.protocol import Filesystems, StageRecords
 from rds_csi.metrics import Metrics
@@ -58,7 +59,7 @@ _REPEAT = "Repeat it as root; if it stays so, look at the kernel's log of this n
 async def examine(
     settings: Settings, *, portals: Sequence[str], as_json: bool, probe: bool = False, capture: str = ""
 ) -> int:
-    """Print every finding; exit status 1 when something is missing.
+    """Print every finding; exit status 1 when something is missing, 128 and a signal's number when it was stopped.
 
     ``probe`` makes and removes a tiny volume on the array, and keeps what was said in the file ``capture``.
     ConfigurationError for a ``portals`` entry that is none, for an unknown connector, and for an array's URL that
@@ -66,12 +67,18 @@ async def examine(
     """
     given = [*map(parse_portal, portals), *portals_of(settings)]
     doctor = Doctor(_with_connector(settings))
-    on_array = await examine_array(settings, probe=probe, capture=capture)
-    results = worst_last([*await doctor.look(given), *on_array])
+    looked: Sequence[Result] = ()
+    with Stopping() as stopping:
+        on_array = await examine_array(settings, probe=probe, capture=capture, stopping=stopping)
+        if not stopping.is_stopped:
+            looked = await doctor.look(given)
+    results = worst_last([*looked, *on_array])
     if as_json:
         print(json.dumps([asdict(result) for result in results], indent=2))
     else:
         print_results(results)
+    if stopping.is_stopped:
+        return stopping.status
     return 1 if any(result.state is State.MISSING for result in results) else 0
 
 
