@@ -84,8 +84,14 @@ def open_filesystems(settings: Settings, machine: Machine) -> tuple[Filesystems,
 
 
 def topology_of(settings: Settings) -> dict[str, str]:
-    """The one topology segment of this node: a local file is reached on its own machine only, a subsystem
-    from every node that speaks NVMe/TCP."""
+    """The one topology segment of this node: a local file is reached on its own machine only, unless its directory
+    is shared; a subsystem from every node that speaks NVMe/TCP."""
+    if settings.array.startswith("local:"):
+        # Only then: a node of another array need not load this one.
+        from rds_csi.arrays.local import is_shared
+
+        if is_shared(settings.array):
+            return {f"topology.{settings.driver_name}/directory": "shared"}
     if settings.connector_name in ("loop", MEMORY_CONNECTOR):
         return {f"topology.{settings.driver_name}/node": settings.node_id}
     return {f"topology.{settings.driver_name}/transport": "nvme-tcp"}

@@ -21,12 +21,23 @@ from rds_csi.model.volumes import (
 )
 from rds_csi.tasks import finish
 
-_FORM = "local:///dir"
+_FORM = "local:///dir[?shared=yes]"
+_SHARED = {"yes": True, "no": False}
+
+
+def is_shared(url: str) -> bool:
+    """Whether the directory of ``url`` is a filesystem that every node has at the same path; ConfigurationError
+    for any other URL or value."""
+    value = parse_array_url(url, form=_FORM, keys=("shared",)).query.get("shared", "no")
+    if value not in _SHARED:
+        raise ConfigurationError(f"shared={value} in the array's URL", remedy="It is yes or no.")
+    return _SHARED[value]
 
 
 def open_array(url: str, options: ArrayOptions) -> "LocalArray":
     """The array at ``url``; ConfigurationError when it cannot work."""
-    parts = parse_array_url(url, form=_FORM)
+    parts = parse_array_url(url, form=_FORM, keys=("shared",))
+    is_shared(url)
     if parts.host or parts.port:
         raise ConfigurationError(
             f"the array's URL {url!r} names a host, but image files are on this machine",
