@@ -1,41 +1,96 @@
 """``rds-csi simulate``: a RouterOS look-alike on this machine, until it is stopped."""
 
 import asyncio
+import contextlib
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from rds_csi.errors import ConfigurationError
+from rds_csi.errors import ConfigurationError, Unavailable
 from rds_csi.simulator.credentials import CredentialFiles
 from rds_csi.simulator.server import Simulator, SimulatorOptions
 
 _SNAPSHOTS_SINCE = (7, 18)
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def simulate(options: SimulatorOptions) -> int:
-    """Run until SIGINT or SIGTERM; the exit status is 0. ConfigurationError when it cannot listen there."""
-    if options.directory is not None and options.directory.is_dir() and any(options.directory.iterdir()):
+    """Run until SIGINT, SIGTERM or SIGHUP; the exit status is 0. ConfigurationError when it cannot run like this."""
+    if options.directory is not None:
+        _check_directory(options.directory)
+    with _stop_signals() as stop:
+        simulator = Simulator(options)
+        stack = contextlib.AsyncExitStack()
+        try:
+            files = await _started(simulator, stack)
+            _print(simulator, files)
+            await stop.wait()
+        finally:
+            await _ended(stack)
+    return 0
+
+
+def _check_directory(directory: Path) -> None:
+    """ConfigurationError unless it is an empty directory in which files can be made, or can be made itself."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        empty = not any(directory.iterdir())
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
         raise ConfigurationError(
-            f"{options.directory} is not empty", remedy="A simulator begins anew: give it an empty directory, or none."
+            f"the directory {directory} cannot be used: {error.strerror or error}",
+            remedy="Give --directory an empty directory of yours, or none.",
+        ) from None
+    if not empty:
+        raise ConfigurationError(
+            f"{directory} is not empty", remedy="A simulator begins anew: give it an empty directory, or none."
         )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+
+
+async def _started(simulator: Simulator, stack: contextlib.AsyncExitStack) -> CredentialFiles:
+    """Everything listens; what a client needs is written."""
+    try:
+        await stack.enter_async_context(simulator)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the simulator cannot run like this: {error}",
+            remedy="Choose other addresses or ports with --ssh, --https and --control.",
+        ) from None
+    directory = simulator.directory / "credentials"
+    try:
+        return await asyncio.to_thread(simulator.write_credentials, directory)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the credentials cannot be written to {directory}: {error.strerror or error}",
+            remedy="Give --directory another directory.",
+        ) from None
+
+
+async def _ended(stack: contextlib.AsyncExitStack) -> None:
+    try:
+        await stack.aclose()
+    except OSError as error:
+        raise Unavailable(
+            f"the simulator has not ended cleanly: {error}",
+            remedy="Look for what it has left: its directory and, with --nvmet, /sys/kernel/config/nvmet.",
+        ) from None
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """An event that is set by a signal to stop. A process that was told to ignore SIGHUP (nohup(1)) goes on to."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    handled = [each for each in _STOPS if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in handled:
         loop.add_signal_handler(number, stop.set)
     try:
-        simulator = Simulator(options)
-        try:
-            async with simulator:
-                _print(simulator, simulator.write_credentials(simulator.directory / "credentials"))
-                await stop.wait()
-        except OSError as error:
-            raise ConfigurationError(
-                f"the simulator cannot run like this: {error}",
-                remedy="Choose other addresses or ports with --ssh, --https and --control.",
-            ) from None
+        yield stop
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in handled:
             loop.remove_signal_handler(number)
-    return 0
 
 
 def array_urls(simulator: Simulator, files: CredentialFiles) -> list[str]:
@@ -68,10 +123,11 @@ def _transports(simulator: Simulator, files: CredentialFiles) -> list[tuple[str,
     transports = []
     if simulator.ssh_port:
         secrets = {"key-file": str(files.client_key), "known-hosts": str(files.known_hosts)}
-        transports.append(("routeros+ssh", f"{user}@{_host(options.host)}:{simulator.ssh_port}", secrets))
+        transports.append(("routeros+ssh", f"{user}@{_url_host(options, options.host)}:{simulator.ssh_port}", secrets))
     if simulator.https_port:
         secrets = {"password-file": str(files.password), "tls-ca": str(files.tls_ca)}
-        transports.append(("routeros+https", f"{user}@{_host(options.rest_host)}:{simulator.https_port}", secrets))
+        authority = f"{user}@{_url_host(options, options.rest_host)}:{simulator.https_port}"
+        transports.append(("routeros+https", authority, secrets))
     return transports
 
 
@@ -86,6 +142,10 @@ def _common(simulator: Simulator) -> dict[str, str]:
     if simulator.options.nvmet_address:
         common["nvme-address"] = simulator.options.nvmet_address
     return common
+
+
+def _url_host(options: SimulatorOptions, host: str) -> str:
+    return _host(options.names_of(host)[0])
 
 
 def _host(address: str) -> str:

@@ -11,6 +11,8 @@ from rds_csi.simulator.device import Device
 from rds_csi.simulator.faults import FaultKind, Faults, Stage, Struck
 
 NOT_PERMITTED = "not enough permissions (9)"
+# What /ip/service calls the servers.
+_SERVICES = {"ssh": "ssh", "https": "www-ssl"}
 
 
 class NotDone(Exception):
@@ -28,12 +30,31 @@ class Context:
     counters: Counters
     reboot: Callable[[float], None]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    rebooting: bool = field(default=False)
+    boot: int = 0
+    """How many reboots have begun: what was asked for before one is not done after it."""
+    _down: int = field(default=0)
 
-    def admits(self, server: str, open_connections: int, max_sessions: int) -> bool:
-        """Whether a new connection to ``server`` ("ssh", "https") stays."""
+    @property
+    def rebooting(self) -> bool:
+        """Whether at least one reboot has begun and not ended."""
+        return self._down > 0
+
+    def goes_down(self) -> None:
+        """A reboot begins; several may overlap."""
+        self.boot += 1
+        self._down += 1
+
+    def comes_up(self) -> None:
+        """One of them has ended."""
+        self._down -= 1
+
+    def admits(self, server: str, peer: str, open_connections: int) -> bool:
+        """Whether a new connection to ``server`` ("ssh", "https") from the IP address ``peer`` stays."""
         struck = self.faults.strike(Stage.CONNECT, server)
-        if self.rebooting or open_connections >= max_sessions or FaultKind.SESSIONS_EXHAUSTED in struck:
+        service = self.device.services
+        name = _SERVICES[server]
+        welcome = service.lets_in(name, peer) and open_connections < service.max_sessions(name)
+        if self.rebooting or not welcome or FaultKind.SESSIONS_EXHAUSTED in struck:
             self.counters.refused += 1
             return False
         return True

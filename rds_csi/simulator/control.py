@@ -16,14 +16,16 @@ Values are texts, as on the console. Errors: {"error": "…"} with status 400 or
 """
 
 import json
+import math
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 
 from rds_csi.simulator.context import Context
 from rds_csi.simulator.faults import Fault, FaultKind
-from rds_csi.simulator.http import HttpServer, Reply, Request
+from rds_csi.simulator.http import Reply, Request
+from rds_csi.simulator.http_server import HttpServer
 from rds_csi.simulator.menu import Menu, RouterosError
-from rds_csi.simulator.rest_values import argument, as_object, item_of, json_reply
+from rds_csi.simulator.rest_values import RestError, argument, as_object, item_of, json_reply
 
 _Body = Mapping[str, object]
 
@@ -69,7 +71,11 @@ class ControlServer:
             if not isinstance(body, dict):
                 raise _Wrong("the body is not a JSON object")
             return json_reply(200, await do(body, dict(urllib.parse.parse_qsl(query))))
-        except (_Wrong, ValueError) as error:
+        except RecursionError:
+            return json_reply(400, {"error": "the body is nested too deeply"})
+        except RestError as error:
+            return json_reply(400, {"error": error.detail})
+        except (_Wrong, ValueError, OverflowError) as error:
             return json_reply(400, {"error": str(error)})
         except RouterosError as error:
             return json_reply(400, {"error": error.text})
@@ -148,9 +154,9 @@ def _fault(body: _Body) -> Fault:
     return Fault(
         kind=_kind(body.get("kind")),
         match=str(body.get("match", "")),
-        times=int(_number(body, "times", 1)),
+        times=_whole(body, "times", 1),
         seconds=_number(body, "seconds"),
-        skip=int(_number(body, "skip")),
+        skip=_whole(body, "skip", 0),
     )
 
 
@@ -161,11 +167,18 @@ def _kind(name: object) -> FaultKind:
         raise _Wrong(f"no such kind of fault; there are {', '.join(kind.value for kind in FaultKind)}") from None
 
 
-def _number(body: _Body, name: str, default: float = 0.0) -> float:
-    value = body.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+def _number(body: _Body, name: str) -> float:
+    value = body.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise _Wrong(f"{name} is not a number from 0 on")
     return float(value)
+
+
+def _whole(body: _Body, name: str, default: int) -> int:
+    value = body.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _Wrong(f"{name} is not a whole number from 0 on")
+    return value
 
 
 def _shown(fault: Fault) -> dict[str, object]:

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 # A clock that is a little slow must not find the certificate "not yet valid".
 _EARLIER = timedelta(days=1)
 _CURVE = ec.SECP256R1
+_SSH_PORT = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,12 @@ def make_client_key() -> asyncssh.SSHKey:
 def public_line(key: asyncssh.SSHKey) -> str:
     """The public half in OpenSSH's one-line form."""
     return key.export_public_key("openssh").decode().strip()
+
+
+def known_hosts_line(hosts: tuple[str, ...], port: int, key: str) -> str:
+    """A line of known_hosts (sshd(8)): hosts at the usual port stand for themselves, others with their port."""
+    names = [host if port == _SSH_PORT else f"[{host}]:{port}" for host in hosts]
+    return f"{','.join(names)} {key}\n"
 
 
 def make_certificates(hosts: tuple[str, ...], days: int) -> Certificates:

@@ -24,7 +24,7 @@ from rds_csi.simulator.menus.system import (
 from rds_csi.simulator.menus.users import ActiveMenu, GroupMenu, KeyMenu, User, UserMenu
 from rds_csi.simulator.printing import DEFAULT_WIDTH, human
 from rds_csi.simulator.storage import Sleep, Storage
-from rds_csi.simulator.tenants import Tenants, furnish
+from rds_csi.simulator.tenants import Tenants, check_room, furnish
 from rds_csi.simulator.tree import existing
 from rds_csi.simulator.versions import parse_version
 from rds_csi.workers import Workers
@@ -48,6 +48,9 @@ class Device:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        if options.seed_tenants:
+            # Before anything is made.
+            check_room(options.pools)
         self.options = options
         self.version = parse_version(options.version)
         self.switches = Switches()
@@ -65,7 +68,9 @@ class Device:
         self.services = ServiceMenu(self.version)
         self.jobs = JobMenu(self.version, self._shown_now)
         self.menus: Mapping[str, Menu] = {menu.path: menu for menu in self._all_menus()}
-        self.tenants = furnish(self.storage, self.disks, self.subvolumes) if options.seed_tenants else Tenants()
+        self.tenants = Tenants()
+        if options.seed_tenants:
+            self.tenants = furnish(self.storage, self.disks, self.subvolumes, options.tenants_suffix)
 
     def _all_menus(self) -> list[Menu]:
         version = self.version
@@ -111,9 +116,15 @@ class Device:
         return self.jobs.start(work, owner=owner, script=script)
 
     async def reboot(self) -> None:
-        """Jobs end where they are and sessions are gone; disks, files, users and settings stay."""
+        """Jobs end where they are and sessions are gone; disks, files, users and settings stay.
+
+        A command that has begun to change something is done to its end, one that waits for its turn is not done.
+        """
+        # Before anything is waited for: no command of before gets its turn any more.
+        self.storage.reboot()
         await self.jobs.clear()
         self.active.clear()
+        await self.storage.settled()
         self._booted = self._monotonic()
         self.reboots += 1
 

@@ -1,5 +1,7 @@
 """What a simulated device is made with: version, pools, users, and how it behaves where nobody has proof."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -7,6 +9,9 @@ from pathlib import Path
 from rds_csi.model.sizes import GIB, MIB
 
 _TIB = 1024 * GIB
+# A pool is a directory, too: no name that leads elsewhere.
+_SLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_DRIVE = re.compile(r"nvme[0-9]+")
 ALL_POLICIES = (
     *("local", "telnet", "ssh", "ftp", "reboot", "read", "write", "policy", "test", "winbox", "password", "web"),
     *("sniff", "sensitive", "api", "romon", "rest-api"),
@@ -57,6 +62,10 @@ class PoolOptions:
     overhead: int | None = None
 
     def __post_init__(self) -> None:
+        if not _SLOT.fullmatch(self.slot):
+            raise ValueError(f"{self.slot!r} is no name for a pool: letters, digits, '.', '_' and '-', 32 at most")
+        if _DRIVE.fullmatch(self.slot):
+            raise ValueError(f"a pool cannot be called {self.slot}: the drives below the pools are")
         if self.filesystem not in {"xfs", "btrfs", "ext4"}:
             raise ValueError(f"a pool has xfs, btrfs or ext4, not {self.filesystem!r}")
         if not 0 <= self.reserved < self.size:
@@ -121,6 +130,8 @@ class DeviceOptions:
     users: tuple[UserOptions, ...] = (UserOptions("admin"),)
     seed_tenants: bool = True
     """Whether disks, files and subvolumes of others are there from the start."""
+    tenants_suffix: str = ""
+    """What the NQNs of those disks end with."""
 
     existing_file: ExistingFile = ExistingFile.ATTACH
     growth: Growth = Growth.GROWS
@@ -155,6 +166,16 @@ class DeviceOptions:
     exported_text: str = "failure: disk is in use"
     no_directory_text: str = "failure: no such directory"
     read_only_text: str = "failure: read-only file system"
+
+    def __post_init__(self) -> None:
+        check_pools(self.pools)
+
+
+def check_pools(pools: tuple[PoolOptions, ...]) -> None:
+    """ValueError when two pools have one name."""
+    for slot, count in Counter(pool.slot for pool in pools).items():
+        if count > 1:
+            raise ValueError(f"{count} pools are called {slot}")
 
 
 @dataclass(slots=True)

@@ -32,16 +32,36 @@ class Export:
 ExportListener = Callable[[Export | None, Export | None], Awaitable[None]]
 
 
-async def announce(listeners: list[ExportListener], before: Export | None, after: Export | None) -> None:
-    """Tell everybody, one after the other; a failure is logged, and is the device's refusal afterwards."""
-    if before == after:
+def _nothing() -> None:
+    """There is nothing to take back."""
+
+
+async def announce(
+    listeners: list[ExportListener],
+    before: Export | None,
+    after: Export | None,
+    *,
+    undo: Callable[[], None] = _nothing,
+) -> None:
+    """Tell everybody, one after the other.
+
+    When one of them fails, ``undo`` takes the change of the device back, everybody is told that, and the device
+    refuses the change: RouterosError.
+    """
+    if before == after or await _tell(listeners, before, after):
         return
-    failed = False
+    undo()
+    await _tell(listeners, after, before)
+    raise RouterosError("failure: nvme-tcp export failed")
+
+
+async def _tell(listeners: list[ExportListener], before: Export | None, after: Export | None) -> bool:
+    """Whether all could do it; failures are logged."""
+    well = True
     for listener in tuple(listeners):
         try:
             await listener(before, after)
         except Exception:
             _log.exception("an export could not be changed from %s to %s", before, after)
-            failed = True
-    if failed:
-        raise RouterosError("failure: nvme-tcp export failed")
+            well = False
+    return well

@@ -1,5 +1,6 @@
 """Faults on demand: what the device or the way to it does wrong, to whom, how often and for how long."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -71,8 +72,8 @@ class Fault:
     skip: int = 0
 
     def __post_init__(self) -> None:
-        if self.times < 0 or self.seconds < 0 or self.skip < 0:
-            raise ValueError("times, seconds and skip of a fault cannot be negative")
+        if self.times < 0 or self.skip < 0 or not 0 <= self.seconds < math.inf:
+            raise ValueError("times, seconds and skip of a fault cannot be negative, nor endless")
 
     @property
     def lasting(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rds_csi.errors import ConfigurationError
-from rds_csi.simulator.device_options import PoolOptions, UserOptions
+from rds_csi.simulator.device_options import PoolOptions, UserOptions, check_pools
 from rds_csi.simulator.faults import FaultKind, parse_fault
 from rds_csi.simulator.options import DEFAULT_USER, DRIVER_GROUP, SimulatorOptions
 from rds_csi.simulator.versions import SUPPORTED, parse_version
@@ -19,7 +19,11 @@ T = TypeVar("T")
 ENV_PREFIX = "RDS_CSI_SIMULATE_"
 DEFAULT_SSH = "127.0.0.1:2222"
 DEFAULT_HTTPS = "127.0.0.1:8443"
-_POOL = re.compile(r"([A-Za-z0-9._-]+):(xfs|btrfs|ext4):([0-9]+)([KMGT]?)")
+_POOL = re.compile(r"([A-Za-z0-9._-]+):(xfs|btrfs|ext4):([0-9]{1,19})([KMGT]?)")
+# RFC 1123, 2.1: letters, digits and hyphens between dots.
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _KINDS = ", ".join(kind.value for kind in FaultKind)
 # Flag, what stands for its value, its help. Those that may be repeated take a list in the environment, by blanks.
@@ -30,6 +34,11 @@ _FLAGS = (
         "control",
         "ADDRESS:PORT",
         "where faults, reboots and changes by hand are asked for: loopback only (default: off)",
+    ),
+    (
+        "name",
+        "HOST",
+        "an address or name by which clients reach the servers, for certificate, known_hosts and URLs (repeatable)",
     ),
     ("directory", "DIR", "where the files of the device are kept, an empty directory (default: temporary)"),
     ("routeros-version", "VERSION", f"the RouterOS release to look like: {', '.join(SUPPORTED)} (default: 7.21)"),
@@ -45,7 +54,7 @@ _FLAGS = (
     ("tenants", "yes|no", "whether disks and files of others are there from the start (default: yes)"),
     ("nvmet", "ADDRESS", "export the disks through this kernel's NVMe target at that IP address (needs root)"),
 )
-_REPEATED = frozenset({"pool", "fault"})
+_REPEATED = frozenset({"name", "pool", "fault"})
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +76,11 @@ def options_from(arguments: argparse.Namespace, environ: Mapping[str, str] | Non
         given.parsed("control", _loopback, "") if given.text("control") else ("127.0.0.1", None)
     )
     directory = given.text("directory")
+    pools = tuple(given.each("pool", _pool)) or (PoolOptions(),)
+    try:
+        check_pools(pools)
+    except ValueError as error:
+        raise ConfigurationError(f"--pool: {error}") from None
     return SimulatorOptions(
         directory=Path(directory).absolute() if directory else None,
         host=ssh_host,
@@ -75,8 +89,9 @@ def options_from(arguments: argparse.Namespace, environ: Mapping[str, str] | Non
         https_port=https_port,
         control_host=control_host,
         control_port=control_port,
+        names=tuple(given.each("name", _host_name)),
         version=given.parsed("routeros-version", _version, "7.21"),
-        pools=tuple(given.each("pool", _pool)) or (PoolOptions(),),
+        pools=pools,
         users=(UserOptions(given.text("user") or DEFAULT_USER, DRIVER_GROUP.name),),
         faults=tuple(given.each("fault", parse_fault)),
         latency=given.parsed("latency", _seconds, "0"),
@@ -131,6 +146,16 @@ def _loopback(text: str) -> tuple[str, int]:
             "whoever reaches the control endpoint may do everything: it listens at a loopback address only"
         )
     return host, port
+
+
+def _host_name(text: str) -> str:
+    try:
+        return _ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        # Digits and dots alone are no name either.
+        if not _HOST_NAME.fullmatch(text) or text.replace(".", "").isdigit():
+            raise ValueError("neither an address nor the name of a host") from None
+    return text
 
 
 def _version(text: str) -> str:

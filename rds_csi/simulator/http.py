@@ -1,30 +1,19 @@
-"""A small HTTP/1.1 server, plain or over TLS, whose connections can be made to break where a test wants it."""
+"""HTTP/1.1 as a server speaks it on one connection, which can be made to break where a test wants it."""
 
 import asyncio
 import contextlib
-import logging
-import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import h11
 
-from rds_csi.simulator.background import Background
-
 _READ_BYTES = 1 << 16
 # Bytes of one request's body: /rest takes 60 KiB of a file's contents, and scripts.
 _MAX_BODY = 1 << 22
-_HANDSHAKE_SECONDS = 20.0
 # Seconds for a client to take a reply.
 _SEND_SECONDS = 60.0
 # Seconds for a client to answer the end of a TLS connection.
 _CLOSE_SECONDS = 5.0
-_BACKLOG = 256
-# Turns of the loop in which an aborted transport, and the TLS transport above it, gives its socket back.
-_CLOSING_TURNS = 4
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +24,8 @@ class Request:
     target: str
     headers: Mapping[str, str]
     body: bytes = b""
+    peer: str = ""
+    """The IP address of the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +51,15 @@ class Silence:
     seconds: float = 0.0
 
 
-Answer = Reply | Cut | Silence
+@dataclass(frozen=True, slots=True)
+class Later:
+    """The request is answered by ``answer``, but not before ``seconds``; not at all when the client goes before."""
+
+    seconds: float
+    answer: Callable[[], Awaitable["Answer"]]
+
+
+Answer = Reply | Cut | Silence | Later
 Handler = Callable[[Request], Awaitable[Answer]]
 # The reason phrases that a client might look at.
 _REASONS = {
@@ -76,100 +75,7 @@ _REASONS = {
 }
 
 
-class HttpServer:
-    """Answers each request of each connection by ``handler``, one after the other on a connection."""
-
-    def __init__(
-        self,
-        handler: Handler,
-        *,
-        admit: Callable[[], bool] = lambda: True,
-        tls: ssl.SSLContext | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        """``admit`` is asked for every new connection; one that is not wanted is closed at once."""
-        self._handler = handler
-        self._admit = admit
-        self._tls = tls
-        self._sleep = sleep
-        self._listener: socket.socket | None = None
-        self._background = Background()
-        self._transports: set[asyncio.BaseTransport] = set()
-
-    @property
-    def connections(self) -> int:
-        """How many connections are open."""
-        return len(self._transports)
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen; the port, which is chosen when ``port`` is 0. OSError when that cannot be."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        self._listener.setblocking(False)
-        self._background.spawn(self._accept(self._listener))
-        return int(self._listener.getsockname()[1])
-
-    def drop(self) -> None:
-        """Break every connection; new ones are still accepted."""
-        for transport in tuple(self._transports):
-            # Of any kind of transport: abort is not in the base class of plain and TLS transports.
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()
-
-    async def close(self) -> None:
-        """Listen no more and break every connection."""
-        self.drop()
-        await self._background.close()
-        if self._listener is not None:
-            self._listener.close()
-        for _ in range(_CLOSING_TURNS):
-            await asyncio.sleep(0)
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listener)
-            except OSError:
-                # Out of file descriptors, or the client has gone before it was accepted.
-                _log.warning("a connection could not be accepted", exc_info=True)
-                await asyncio.sleep(0.1)
-                continue
-            if self._admit():
-                self._background.spawn(self._serve(connection))
-            else:
-                connection.close()
-
-    async def _serve(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
-        try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol,
-                connection,
-                ssl=self._tls,
-                ssl_handshake_timeout=_HANDSHAKE_SECONDS if self._tls else None,
-            )
-        except BaseException as error:
-            connection.close()
-            if isinstance(error, OSError):
-                # The client does not like the certificate, or speaks something else.
-                return
-            raise
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self._transports.add(transport)
-        try:
-            with contextlib.suppress(OSError, h11.RemoteProtocolError, EOFError):
-                await _Conversation(reader, writer, self._handler, self._sleep).run()
-        finally:
-            transport.abort()
-            self._transports.discard(transport)
-
-
-class _Conversation:
+class Conversation:
     """The requests and replies of one connection."""
 
     def __init__(
@@ -178,7 +84,9 @@ class _Conversation:
         writer: asyncio.StreamWriter,
         handler: Handler,
         sleep: Callable[[float], Awaitable[None]],
+        peer: str,
     ) -> None:
+        self._peer = peer
         self._reader = reader
         self._writer = writer
         self._handler = handler
@@ -197,14 +105,18 @@ class _Conversation:
             if request is None:
                 return
             answer = await self._handler(request)
+            while isinstance(answer, Later):
+                if not await self._stays(answer.seconds):
+                    return
+                answer = await answer.answer()
             if not await self._answer(request, answer):
                 return
             self._protocol.start_next_cycle()
 
-    async def _answer(self, request: Request, answer: Answer) -> bool:
+    async def _answer(self, request: Request, answer: Reply | Cut | Silence) -> bool:
         """Whether the connection goes on."""
         if isinstance(answer, Silence):
-            await self._stay_silent(answer.seconds)
+            await (self._stays(answer.seconds) if answer.seconds else self._gone())
             return False
         reply = answer.reply if isinstance(answer, Cut) else answer
         if reply is None:
@@ -238,7 +150,8 @@ class _Conversation:
                     raise h11.RemoteProtocolError("the body is too long", error_status_hint=413)
             elif isinstance(event, h11.EndOfMessage) and head is not None:
                 headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-                return Request(head.method.decode("ascii"), head.target.decode("ascii"), headers, bytes(body))
+                method, target = head.method.decode("ascii"), head.target.decode("ascii")
+                return Request(method, target, headers, bytes(body), self._peer)
             else:
                 # The client has closed the connection, politely.
                 return None
@@ -255,13 +168,27 @@ class _Conversation:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._writer.wait_closed()
 
-    async def _stay_silent(self, seconds: float) -> None:
-        if seconds:
-            await self._sleep(seconds)
-            return
-        # What the client might still send goes nowhere.
-        while await self._reader.read(_READ_BYTES):
-            pass
+    async def _stays(self, seconds: float) -> bool:
+        """Whether the client is still there after so long; the wait ends when it goes."""
+        loop = asyncio.get_running_loop()
+        waits = [loop.create_task(self._gone()), loop.create_task(_slept(self._sleep(seconds)))]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return not waits[0].done()
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _gone(self) -> None:
+        """Until the client has gone; what it still sends is kept for later."""
+        with contextlib.suppress(OSError):
+            while data := await self._reader.read(_READ_BYTES):
+                self._protocol.receive_data(data)
+
+
+async def _slept(sleep: Awaitable[None]) -> None:
+    await sleep
 
 
 def _encoded(protocol: h11.Connection, reply: Reply, *, with_body: bool = True) -> tuple[bytes, bytes]:

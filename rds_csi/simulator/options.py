@@ -1,5 +1,7 @@
 """How a simulator is to be: where its servers listen, what they allow, and the device behind them."""
 
+import ipaddress
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ DEFAULT_USER = "csi"
 DEFAULT_MAX_SESSIONS = 20
 # The cap of the REST server for one request.
 DEFAULT_REQUEST_SECONDS = 60.0
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,10 @@ class SimulatorOptions:
     certificate_days: int = 30
     """How long the TLS certificate is good; below 0 it has expired."""
     certificate_hosts: tuple[str, ...] = ()
-    """Addresses and names in the TLS certificate; empty: those where the server listens, and localhost."""
+    """Addresses and names in the TLS certificate; empty: ``names``, where the server listens, and localhost."""
+    names: tuple[str, ...] = ()
+    """Addresses and names by which clients reach the servers, for certificate, known_hosts and URLs, which have the
+    first one; empty: where the servers listen."""
     nvmet_address: str = ""
     """The IP address at which the kernel's NVMe target exports the disks; "" exports nothing."""
     nvmet_revalidates: bool = True
@@ -71,6 +77,14 @@ class SimulatorOptions:
     def rest_host(self) -> str:
         """Where the REST server listens."""
         return self.https_host or self.host
+
+    def names_of(self, host: str) -> tuple[str, ...]:
+        """What clients may call a server that listens at the address ``host``; the first is for URLs."""
+        address = ipaddress.ip_address(host) if host else None
+        if address is not None and address.is_unspecified:
+            # Nobody can connect to that; somebody on this machine can to this.
+            host = _LOOPBACK[address.version]
+        return tuple(dict.fromkeys((*self.names, host)))
 
     def device_options(self, directory: Path) -> DeviceOptions:
         """The device, with the groups and users of these options, its files in ``directory``."""
@@ -83,6 +97,8 @@ class SimulatorOptions:
         winners = {user.name: user for user in users}
         return replace(
             device,
+            # Another simulator on this machine has tenants, too, and the kernel has each NQN once.
+            tenants_suffix=f"-{secrets.token_hex(4)}" if self.nvmet_address else device.tenants_suffix,
             groups=tuple({group.name: group for group in groups}.values()),
             # The first of these options stays the first.
             users=tuple(winners[name] for name in dict.fromkeys(user.name for user in (*self.users, *device.users))),

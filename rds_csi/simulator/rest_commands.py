@@ -14,6 +14,7 @@ from rds_csi.simulator.rest_values import (
     RestError,
     argument,
     as_object,
+    is_text,
     item_of,
     items_of,
     json_reply,
@@ -194,7 +195,7 @@ class RestCommands:
         if unknown:
             raise RestError(400, f"unknown parameter {sorted(unknown)[0]}")
         script = body.get("script")
-        if not isinstance(script, str):
+        if not isinstance(script, str) or not is_text(script):
             raise RestError(400, "missing =script=")
         console = self._consoles.open(user)
         if "as-string" in body:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from rds_csi.simulator.background import Background
 from rds_csi.simulator.context import NOT_PERMITTED, Context, NotDone
 from rds_csi.simulator.faults import FaultKind, Stage, Struck, corrupt
-from rds_csi.simulator.http import Answer, Cut, HttpServer, Reply, Request, Silence
+from rds_csi.simulator.http import Answer, Cut, Later, Reply, Request, Silence
+from rds_csi.simulator.http_server import HttpServer
 from rds_csi.simulator.menus.users import User
 from rds_csi.simulator.rest_commands import RestCommands
-from rds_csi.simulator.rest_values import RestError
+from rds_csi.simulator.rest_values import BAD_IDENTIFIER, RestError
 
 _SERVER = "https"
 # All that REST knows to say of a user without a right to it, a wrong password and a wrong name.
@@ -33,9 +34,8 @@ class _Session:
 class RestServer:
     """HTTPS in front of the menus."""
 
-    def __init__(self, context: Context, tls: ssl.SSLContext, *, max_sessions: int, request_seconds: float) -> None:
+    def __init__(self, context: Context, tls: ssl.SSLContext, *, request_seconds: float) -> None:
         self._context = context
-        self._max_sessions = max_sessions
         self._request_seconds = request_seconds
         self._commands = RestCommands(context.device, context.consoles)
         self._sessions: dict[str, _Session] = {}
@@ -62,22 +62,30 @@ class RestServer:
         await self._http.close()
         await self._running.close()
 
-    def _admit(self) -> bool:
+    def _admit(self, peer: str) -> bool:
         self._context.counters.https_connections += 1
-        return self._context.admits(_SERVER, self._http.connections, self._max_sessions)
+        return self._context.admits(_SERVER, peer, self._http.connections)
 
     async def _handle(self, request: Request) -> Answer:
+        boot = self._context.boot
+        if self._context.rebooting:
+            # It was in its TLS handshake when the others were cut.
+            return Cut()
         blocked = self._context.faults.strike(Stage.CHANNEL, _SERVER).get(FaultKind.CHANNEL_OPEN_BLOCKED)
-        if blocked is not None:
-            if not blocked.seconds:
-                return Silence()
-            await self._context.sleep(blocked.seconds)
+        if blocked is None:
+            return await self._read(request, boot)
+        return Later(blocked.seconds, lambda: self._read(request, boot)) if blocked.seconds else Silence()
+
+    async def _read(self, request: Request, boot: int) -> Answer:
+        """The answer to a request that has arrived when the device had rebooted ``boot`` times."""
+        if boot != self._context.boot:
+            return Cut()
         try:
             user = self._user(request)
         except RestError as error:
             return error.reply()
         self._context.counters.requests += 1
-        task = self._running.spawn(self._in_turn(user, request))
+        task = self._running.spawn(self._in_turn(user, request, boot))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -90,16 +98,19 @@ class RestServer:
         """Who asks; RestError when nobody may, or not that one."""
         name, password = _credentials(request.headers.get("authorization", ""))
         user = self._context.device.user(name)
-        if user is None or not user.may_use(password) or "rest-api" not in user.policies:
+        known = user is not None and user.may_use(password) and user.may_come_from(request.peer)
+        if user is None or not known or "rest-api" not in user.policies:
             self._context.counters.denials += 1
             raise _UNAUTHORIZED
         if "api" not in user.policies:
             raise RestError(500, _NO_API)
         return user
 
-    async def _in_turn(self, user: User, request: Request) -> Answer:
+    async def _in_turn(self, user: User, request: Request, boot: int) -> Answer:
         session = self._sessions.setdefault(user.name, _Session())
         async with session.turn:
+            if boot != self._context.boot:
+                return Cut()
             if session.closed:
                 # It waited behind one that took too long.
                 return _SESSION_CLOSED.reply()
@@ -127,7 +138,9 @@ class RestServer:
         except NotDone:
             return Cut()
         if FaultKind.WRONG_POLICY in struck:
-            reply = RestError(500, NOT_PERMITTED).reply()
+            # Changes of one item are refused without a reason, as everything that is wrong with them.
+            vague = request.method in {"PATCH", "DELETE"}
+            reply = (RestError(400, BAD_IDENTIFIER) if vague else RestError(500, NOT_PERMITTED)).reply()
         else:
             with self._context.conditions.during(struck.conditions):
                 reply = await self._commands.answer(user, request)

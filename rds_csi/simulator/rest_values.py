@@ -16,7 +16,9 @@ _MESSAGES = {
     500: "Internal Server Error",
 }
 _QUERY_SIGN = re.compile(r"^\??[-<>=]?")
-_OPERATION = re.compile(r"(\d*)(\D?)")
+_OPERATION = re.compile(r"([0-9]*)([^0-9]?)")
+# Digits of a number that is looked at as one: more than any size or index has.
+_DIGITS = 19
 BAD_IDENTIFIER = "missing or invalid resource identifier"
 
 
@@ -36,7 +38,9 @@ class RestError(Exception):
 
 def json_reply(status: int, content: object, *headers: tuple[str, str]) -> Reply:
     """A reply with a JSON body."""
-    return Reply(status, json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode(), (_JSON, *headers))
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    # "replace": whatever it is, one value must not break the whole list.
+    return Reply(status, text.encode("utf-8", "replace"), (_JSON, *headers))
 
 
 def as_text(value: Value) -> str:
@@ -64,7 +68,7 @@ def parse_body(body: bytes, content_type: str) -> dict[str, object]:
         raise RestError(415)
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RestError(400, "Failed to parse json") from None
     if not isinstance(content, dict):
         raise RestError(400, "Failed to parse json")
@@ -75,13 +79,22 @@ def argument(name: str, value: object) -> str:
     """What a request gives as JSON, as the text that an argument takes."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str | int | float):
-        return str(value)
     if value is None:
         return ""
-    if isinstance(value, list):
+    if isinstance(value, list) and not any(isinstance(each, list) for each in value):
         return ",".join(argument(name, each) for each in value)
+    if isinstance(value, str | int | float) and is_text(str(value)):
+        return str(value)
     raise RestError(400, f"invalid value for argument {name}")
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written: JSON can name half of a surrogate pair, which is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def proplist(value: object) -> list[str] | None:
@@ -133,9 +146,13 @@ def _pushed(word: str) -> Callable[[list[bool], Mapping[str, str]], None]:
 def _compared(sign: str, value: str, wanted: str) -> bool:
     if sign == "=":
         return value == wanted
-    if value.isdecimal() and wanted.isdecimal():
+    if _is_number(value) and _is_number(wanted):
         return int(value) < int(wanted) if sign == "<" else int(value) > int(wanted)
     return value < wanted if sign == "<" else value > wanted
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
 
 
 def _operate(stack: list[bool], operations: str) -> None:
@@ -143,6 +160,8 @@ def _operate(stack: list[bool], operations: str) -> None:
     pushed first."""
     after_index = False
     for index, sign in _OPERATION.findall(operations):
+        if len(index) > _DIGITS:
+            raise RestError(400, "invalid query")
         try:
             if index and sign:
                 stack.append(stack[-1 - int(index)])

@@ -22,6 +22,7 @@ from rds_csi.simulator.counters import Counters
 from rds_csi.simulator.credentials import (
     Certificates,
     CredentialFiles,
+    known_hosts_line,
     make_certificates,
     make_client_key,
     make_host_key,
@@ -44,8 +45,13 @@ __all__ = ["Simulator", "SimulatorOptions"]
 _INNER_HOST = "127.0.0.1"
 
 
+def _kernel_exports(options: SimulatorOptions) -> NvmetExports:
+    return NvmetExports(options.nvmet_address, LoopDevices(HostPaths()), revalidates=options.nvmet_revalidates)
+
+
 class Simulator:
-    """An asynchronous context manager: inside it everything listens, afterwards nothing is left.
+    """An asynchronous context manager: inside it everything listens, afterwards nothing is left. ``device`` is there
+    from its entry on.
 
     Made in no event loop in particular, it lives in the one in which it is entered. ``sleep`` is the clock of the
     device, of faults and of the REST server's cap; ``now`` is its monotonic counterpart, in seconds.
@@ -57,35 +63,27 @@ class Simulator:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] = time.monotonic,
+        exports: Callable[[SimulatorOptions], NvmetExports] = _kernel_exports,
     ) -> None:
+        """``exports`` makes what follows the exports of the device, where the options want that."""
         self.options = options
+        self._exports = exports
         self.ssh_port = 0
         self.https_port = 0
         self.control_port = 0
         self._client_key = make_client_key()
         self._host_key = make_host_key(options.host_key)
-        hosts = options.certificate_hosts or (options.rest_host, "localhost")
+        hosts = options.certificate_hosts or (*options.names_of(options.rest_host), "localhost")
         self._certificates: Certificates = make_certificates(hosts, options.certificate_days)
-        self._temporary = "" if options.directory or options.device else tempfile.mkdtemp(prefix="rds-csi-simulator-")
-        try:
-            device_options = self._with_credentials(options.device_options(options.directory or Path(self._temporary)))
-            self.device = Device(device_options, sleep=sleep, monotonic=now)
-        except BaseException:
-            self._remove_temporary()
-            raise
-        self.users: tuple[UserOptions, ...] = device_options.users
+        self._sleep = sleep
+        self._now = now
+        self._device_options = self._with_credentials(options.device_options(options.directory or Path()))
+        self.users: tuple[UserOptions, ...] = self._device_options.users
         self.counters = Counters()
         self.faults = Faults(options.faults, changed=self._faults_changed)
-        self._conditions = Conditions(self.device.switches, self.faults)
-        self._context = Context(
-            device=self.device,
-            consoles=Consoles(self.device, sleep=sleep, now=now),
-            faults=self.faults,
-            conditions=self._conditions,
-            counters=self.counters,
-            reboot=self._begin_reboot,
-            sleep=sleep,
-        )
+        self.device: Device
+        self._conditions: Conditions | None = None
+        self._context: Context
         self._background = Background()
         self._ssh: SshServer | None = None
         self._rest: RestServer | None = None
@@ -133,7 +131,8 @@ class Simulator:
         )
         kind, key = self.host_public_key.split()[:2]
         write_private(files.client_key, self.client_key)
-        write_private(files.known_hosts, f"[{self.options.host}]:{self.ssh_port} {kind} {key}\n".encode())
+        known = known_hosts_line(self.options.names_of(self.options.host), self.ssh_port, f"{kind} {key}")
+        write_private(files.known_hosts, known.encode())
         write_private(files.password, f"{self.users[0].password}\n".encode())
         write_private(files.users, "".join(f"{user.name}:{user.password}\n" for user in self.users).encode())
         write_private(files.tls_ca, self._certificates.authority)
@@ -144,10 +143,16 @@ class Simulator:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(self._remove_temporary)
+            self._make_device(stack)
+            exports = self._exports(self.options) if self.options.nvmet_address else None
+            if exports is not None:
+                # Now, and not when the first disk is to be exported.
+                exports.check()
+                stack.push_async_callback(exports.close)
+            # Before the exports go: jobs end first, which could export again.
             stack.push_async_callback(self.device.close)
-            self._conditions.refresh()
-            await self._start_exports(stack)
+            if exports is not None:
+                await self._start_exports(exports)
             stack.push_async_callback(self._background.close)
             await self._start_ssh(stack)
             await self._start_rest(stack)
@@ -163,7 +168,10 @@ class Simulator:
 
         Returns when the device is there again.
         """
-        self._context.rebooting = True
+        self._context.goes_down()
+        await self._reboot(seconds)
+
+    async def _reboot(self, seconds: float) -> None:
         self._drop()
         try:
             self._context.consoles.forget()
@@ -171,7 +179,7 @@ class Simulator:
             if seconds:
                 await self._context.sleep(seconds)
         finally:
-            self._context.rebooting = False
+            self._context.comes_up()
 
     def drop_connections(self) -> None:
         """Every connection breaks, and nothing else happens to the device; what runs goes on."""
@@ -181,8 +189,8 @@ class Simulator:
 
     def _begin_reboot(self, seconds: float) -> None:
         # From within a request: whoever asks must not wait for its own end.
-        self._context.rebooting = True
-        self._background.spawn(self.reboot(seconds))
+        self._context.goes_down()
+        self._background.spawn(self._reboot(seconds))
 
     def _drop(self) -> None:
         for server in (self._ssh, self._rest):
@@ -190,13 +198,29 @@ class Simulator:
                 server.drop()
 
     def _faults_changed(self) -> None:
-        self._conditions.refresh()
-
-    def _remove_temporary(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._conditions is not None:
+            self._conditions.refresh()
 
     # Starting.
+
+    def _make_device(self, stack: contextlib.AsyncExitStack) -> None:
+        options = self._device_options
+        if self.options.directory is None and self.options.device is None:
+            temporary = tempfile.mkdtemp(prefix="rds-csi-simulator-")
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            options = replace(options, directory=Path(temporary))
+        self.device = Device(options, sleep=self._sleep, monotonic=self._now)
+        self._conditions = Conditions(self.device.switches, self.faults)
+        self._conditions.refresh()
+        self._context = Context(
+            device=self.device,
+            consoles=Consoles(self.device, sleep=self._sleep, now=self._now),
+            faults=self.faults,
+            conditions=self._conditions,
+            counters=self.counters,
+            reboot=self._begin_reboot,
+            sleep=self._sleep,
+        )
 
     def _with_credentials(self, options: DeviceOptions) -> DeviceOptions:
         key = public_line(self._client_key)
@@ -205,13 +229,7 @@ class Simulator:
         ]
         return replace(options, users=tuple(users))
 
-    async def _start_exports(self, stack: contextlib.AsyncExitStack) -> None:
-        if not self.options.nvmet_address:
-            return
-        exports = NvmetExports(
-            self.options.nvmet_address, LoopDevices(HostPaths()), revalidates=self.options.nvmet_revalidates
-        )
-        stack.push_async_callback(exports.close)
+    async def _start_exports(self, exports: NvmetExports) -> None:
         for export in self.device.exports():
             await exports.changed(None, export)
         self.device.on_export_changed.append(exports.changed)
@@ -224,10 +242,10 @@ class Simulator:
         self._ssh = SshServer(
             self._context,
             self._host_key,
-            max_sessions=options.max_sessions,
             rules=rules,
             exit_status=options.exit_status,
         )
+        self.device.services.serve("ssh", options.max_sessions)
         stack.push_async_callback(self._ssh.close)
         self.ssh_port = await self._listen(stack, self._ssh.start, options.host, options.ssh_port)
 
@@ -238,9 +256,9 @@ class Simulator:
         self._rest = RestServer(
             self._context,
             _server_tls(self._certificates),
-            max_sessions=options.max_sessions,
             request_seconds=options.request_seconds,
         )
+        self.device.services.serve("www-ssl", options.max_sessions)
         stack.push_async_callback(self._rest.close)
         self.https_port = await self._listen(stack, self._rest.start, options.rest_host, options.https_port)
 

@@ -35,7 +35,6 @@ class SshServer:
         context: Context,
         host_key: asyncssh.SSHKey,
         *,
-        max_sessions: int,
         rules: ChannelRules,
         exit_status: int,
     ) -> None:
@@ -44,7 +43,6 @@ class SshServer:
         self.exit_status = exit_status
         self.running = Background()
         self._host_key = host_key
-        self._max_sessions = max_sessions
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._connections: set[_Connection] = set()
 
@@ -69,10 +67,10 @@ class SshServer:
         )
         return int(self._acceptor.get_port())
 
-    def joined(self, connection: "_Connection") -> bool:
-        """Whether the new connection may stay."""
+    def joined(self, connection: "_Connection", peer: str) -> bool:
+        """Whether the new connection from that IP address may stay."""
         self.context.counters.ssh_connections += 1
-        if not self.context.admits(_SERVER, len(self._connections), self._max_sessions):
+        if not self.context.admits(_SERVER, peer, len(self._connections)):
             return False
         self._connections.add(connection)
         return True
@@ -111,6 +109,7 @@ class _Connection(asyncssh.SSHServer):
     def __init__(self, server: SshServer) -> None:
         self._server = server
         self._transport: asyncssh.SSHServerConnection | None = None
+        self._peer = ""
         self._entered = ""
         self._channels = 0
         # Set when a channel has closed, and when the connection has.
@@ -120,7 +119,9 @@ class _Connection(asyncssh.SSHServer):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._transport = conn
-        if not self._server.joined(self):
+        address = conn.get_extra_info("peername")
+        self._peer = str(address[0]) if address else ""
+        if not self._server.joined(self, self._peer):
             conn.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it ended does not matter
@@ -162,15 +163,14 @@ class _Connection(asyncssh.SSHServer):
     def auth_completed(self) -> None:
         assert self.user is not None
         self._server.context.counters.logins += 1
-        peer = self._transport.get_extra_info("peername") if self._transport else None
-        self._entered = self._server.context.device.active.enter(self.user, str(peer[0]) if peer else "", _SERVER)
+        self._entered = self._server.context.device.active.enter(self.user, self._peer, _SERVER)
 
     def _known(self, name: str) -> User | None:
         # "csi+ct511w" is the user csi with wishes for a terminal.
         return self._server.context.device.user(name.partition("+")[0])
 
     def _let_in(self, user: User | None, *, well: bool) -> bool:
-        if user is None or not well or "ssh" not in user.policies:
+        if user is None or not well or "ssh" not in user.policies or not user.may_come_from(self._peer):
             self._server.context.counters.denials += 1
             return False
         self.user = user

@@ -142,7 +142,7 @@ class ExecSession(asyncssh.SSHServerSession[bytes]):
 
     async def _write(self, text: str) -> None:
         """Wait until the client can take more; nothing happens when it has gone."""
-        data = memoryview(text.encode())
+        data = memoryview(text.encode("utf-8", "replace"))
         for begin in range(0, len(data), _PIECE):
             await self._writable.wait()
             if self._channel is None or self._channel.is_closing():

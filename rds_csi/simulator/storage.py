@@ -1,12 +1,14 @@
 """The files of the device: bytes in real sparse files, space accounted for thickly."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from rds_csi.errors import DeadlineExceeded
 from rds_csi.simulator.copying import clone_file, copy_range, remove_if_there
 from rds_csi.simulator.device_options import DeviceOptions, Switches
 from rds_csi.simulator.menu import RouterosError
@@ -28,8 +30,9 @@ Sleep = Callable[[float], Awaitable[None]]
 class Storage(Tree):
     """What can be done with files and subvolumes.
 
-    Methods raise RouterosError for what the device would refuse. ``lock`` is held by whoever changes something,
-    so that no command sees half of another; only a copy of a file runs beside others, and holds on to both ends.
+    Methods raise RouterosError for what the device would refuse, and for what the filesystem below does.
+    ``changing`` is around every command that changes something, so that none sees half of another; only a copy of a
+    file runs beside others, and holds on to both ends.
     """
 
     def __init__(
@@ -38,7 +41,26 @@ class Storage(Tree):
         super().__init__(options, switches, now=now)
         self._sleep = sleep
         self._workers = workers
-        self.lock = asyncio.Lock()
+        self._lock = asyncio.Lock()
+        self._boot = 0
+
+    @contextlib.asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """One command at a time; RouterosError when the device has rebooted while it waited for its turn."""
+        boot = self._boot
+        async with self._lock:
+            if boot != self._boot:
+                raise RouterosError("interrupted")
+            yield
+
+    def reboot(self) -> None:
+        """Nothing that waits for its turn just now is done any more."""
+        self._boot += 1
+
+    async def settled(self) -> None:
+        """Wait until what has begun is done."""
+        async with self._lock:
+            return
 
     # Changing, at once.
 
@@ -51,7 +73,8 @@ class Storage(Tree):
         if parents and above and self.find(above) is None:
             self.make_directory(above, parents=True)
         entry = self._new(path, kind)
-        entry.real_path.mkdir()
+        with self._on_host():
+            entry.real_path.mkdir()
         self._keep(entry)
         return entry
 
@@ -64,9 +87,8 @@ class Storage(Tree):
         entry = self._new(path, EntryKind.FILE)
         entry.size = max(size, len(data))
         self._require_space(entry.filesystem, entry.size)
-        with entry.real_path.open("xb") as real:
-            real.write(data)
-            real.truncate(entry.size)
+        with self._on_host():
+            _write_new(entry.real_path, data, entry.size)
         entry.contents = contents
         entry.allocations.append(entry.filesystem.allocate(entry.size))
         self._keep(entry)
@@ -78,11 +100,18 @@ class Storage(Tree):
         self._require_writable(entry)
         self._require_unused(entry)
         self._require_space(entry.filesystem, max(len(data) - entry.size, 0))
-        entry.real_path.write_bytes(data)
+        with self._on_host():
+            entry.real_path.write_bytes(data)
         self._release(entry)
         entry.allocations.append(entry.filesystem.allocate(len(data)))
         entry.size, entry.contents = len(data), contents
         self._touch(entry)
+
+    def read(self, entry: Entry, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes of a file."""
+        with self._on_host(), entry.real_path.open("rb") as real:
+            real.seek(offset)
+            return real.read(length)
 
     def grow(self, entry: Entry, size: int) -> None:
         """Make a file larger; the new bytes are zeros. One that is as large already stays as it is."""
@@ -91,8 +120,19 @@ class Storage(Tree):
             return
         self._require_writable(entry)
         self._require_space(entry.filesystem, more)
-        os.truncate(entry.real_path, size)
+        with self._on_host():
+            os.truncate(entry.real_path, size)
         entry.allocations.append(entry.filesystem.allocate(more))
+        entry.size = size
+        self._touch(entry)
+
+    def shrink(self, entry: Entry, size: int) -> None:
+        """Take the last growth back, which has begun at ``size``."""
+        if entry.size <= size:
+            return
+        with self._on_host():
+            os.truncate(entry.real_path, size)
+        entry.filesystem.release(entry.allocations.pop())
         entry.size = size
         self._touch(entry)
 
@@ -111,7 +151,8 @@ class Storage(Tree):
         target = self._new(path, EntryKind.FILE)
         if target.filesystem is not entry.filesystem:
             raise RouterosError("failure: can not move to another disk")
-        old.rename(target.real_path)
+        with self._on_host():
+            old.rename(target.real_path)
         self._forget(entry)
         entry.path, entry.parent = path, target.parent
         self._keep(entry)
@@ -137,11 +178,9 @@ class Storage(Tree):
     def lose(self, entry: Entry) -> None:
         """Take something away, whatever uses it: also what a test does to show a missing file."""
         for each in reversed(entry.below()):
-            if each.kind is EntryKind.FILE:
-                remove_if_there(each.real_path)
-                self._release(each)
-            else:
-                each.real_path.rmdir()
+            with self._on_host():
+                (remove_if_there if each.kind is EntryKind.FILE else Path.rmdir)(each.real_path)
+            self._release(each)
             self._forget(each)
 
     # Changing, with time.
@@ -229,7 +268,11 @@ class Storage(Tree):
                 await self._sleep((position - start) / rate)
 
     async def _blocking(self, call: Callable[[], None]) -> None:
-        await finish(self._workers.run(call, timeout=_COPY_SECONDS))
+        try:
+            with self._on_host():
+                await finish(self._workers.run(call, timeout=_COPY_SECONDS))
+        except DeadlineExceeded:
+            raise RouterosError("failure: timeout") from None
 
     @staticmethod
     def _encoded(contents: str) -> bytes:
@@ -237,6 +280,17 @@ class Storage(Tree):
         if len(data) > MAX_CONTENTS:
             raise RouterosError("failure: new contents too long")
         return data
+
+
+def _write_new(path: Path, data: bytes, size: int) -> None:
+    """A file of ``size`` bytes that begins with ``data``; after an OSError nothing of it is left."""
+    with path.open("xb") as real:
+        try:
+            real.write(data)
+            real.truncate(size)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _between(entry: Entry, top: Entry) -> list[Entry]:

@@ -1,10 +1,13 @@
 """What others keep on the device: disks, files and subvolumes that nobody but their owner may touch."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rds_csi.errors import ConfigurationError
 from rds_csi.model.sizes import MIB
+from rds_csi.simulator.device_options import PoolOptions
 from rds_csi.simulator.menus.btrfs import SubvolumeMenu, btrfs_pools
 from rds_csi.simulator.menus.disk import DiskMenu
 from rds_csi.simulator.pools import Entry
@@ -12,7 +15,11 @@ from rds_csi.simulator.storage import Storage
 
 # Virtual machines of another tenant of the same server: their NQNs share the vendor's prefix with ours.
 _MACHINES = ("nixos-builder", "nixos-cache")
+_SWAP = "swap"
 _SIZE = 16 * MIB
+# Bytes of the first pool, and of the first btrfs pool, that are enough for all of it.
+_ROOM = 64 * MIB
+_WITHOUT = "or leave the tenants out: --tenants no."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +42,24 @@ class Tenants:
         return whole.hexdigest()
 
 
-def furnish(storage: Storage, disks: DiskMenu, subvolumes: SubvolumeMenu) -> Tenants:
-    """Move the other tenants in: on the first pool, and on the first btrfs pool."""
+def check_room(pools: Sequence[PoolOptions]) -> None:
+    """ConfigurationError when pools have no room for the tenants, or names of theirs."""
+    first_btrfs = [pool for pool in pools if pool.filesystem == "btrfs"][:1]
+    for pool in (*pools[:1], *first_btrfs):
+        if pool.size - pool.reserved < _ROOM:
+            raise ConfigurationError(
+                f"the pool {pool.slot} has no room for what other tenants keep there",
+                remedy=f"Give it 128M at least, {_WITHOUT}",
+            )
+    for pool in pools:
+        if pool.slot in (*_MACHINES, _SWAP):
+            raise ConfigurationError(
+                f"a disk of another tenant is called {pool.slot}", remedy=f"Give the pool another name, {_WITHOUT}"
+            )
+
+
+def furnish(storage: Storage, disks: DiskMenu, subvolumes: SubvolumeMenu, suffix: str = "") -> Tenants:
+    """Move the other tenants in: on the first pool, and on the first btrfs pool. Their NQNs end with ``suffix``."""
     if not storage.pools:
         return Tenants()
     top = next(iter(storage.pools))
@@ -46,7 +69,7 @@ def furnish(storage: Storage, disks: DiskMenu, subvolumes: SubvolumeMenu) -> Ten
         storage.make_directory(f"{top}/nixos")
         for machine in _MACHINES:
             path = f"{top}/nixos/{machine}.img"
-            ids.append(_machine(disks, machine, path))
+            ids.append(_machine(disks, machine, path, suffix))
             files.append(_fill(storage, path))
         ids.append(_swap(disks, f"{top}/nixos/swap.img"))
         files.append(_fill(storage, f"{top}/nixos/swap.img"))
@@ -86,7 +109,7 @@ def _fill(storage: Storage, path: str) -> Entry:
     return entry
 
 
-def _machine(disks: DiskMenu, name: str, path: str) -> str:
+def _machine(disks: DiskMenu, name: str, path: str, suffix: str) -> str:
     values = {
         "type": "file",
         "slot": name,
@@ -97,11 +120,11 @@ def _machine(disks: DiskMenu, name: str, path: str) -> str:
         "nvme-tcp-server-port": "4420",
     }
     if "nvme-tcp-server-nqn" in (disks.arguments("add") or {}):
-        values["nvme-tcp-server-nqn"] = f"nqn.2000-02.com.mikrotik:{name}"
+        values["nvme-tcp-server-nqn"] = f"nqn.2000-02.com.mikrotik:{name}{suffix}"
     return disks.attach(values).id
 
 
 def _swap(disks: DiskMenu, path: str) -> str:
     comment = "swap of the containers, do not remove"
-    values = {"type": "file", "slot": "swap", "file-path": path, "file-size": str(_SIZE), "comment": comment}
+    values = {"type": "file", "slot": _SWAP, "file-path": path, "file-size": str(_SIZE), "comment": comment}
     return disks.attach(values).id

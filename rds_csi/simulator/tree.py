@@ -1,5 +1,7 @@
 """The tree of the device's files: names as RouterOS has them, where each one is, and what forbids a change."""
 
+import contextlib
+import errno
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -12,14 +14,25 @@ from rds_csi.simulator.pools import Entry, EntryKind, Filesystem
 
 _BAD_PATH = "failure: bad file name"
 _NAME = re.compile(r"[^/\x00]+")
+# Bytes of one part of a path, on the device's filesystems and on the one below the simulator.
+_NAME_BYTES = 255
+_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 
 
 def normalise(path: str) -> str:
     """``/raid10/x.img`` and ``raid10/x.img`` are one file; RouterosError for what is no path."""
     parts = path.strip("/").split("/")
-    if any(part in {".", ".."} or not _NAME.fullmatch(part) for part in parts):
+    if any(part in {".", ".."} or not _NAME.fullmatch(part) or _is_too_long(part) for part in parts):
         raise RouterosError(_BAD_PATH)
     return "/".join(parts)
+
+
+def _is_too_long(part: str) -> bool:
+    try:
+        return len(part.encode()) > _NAME_BYTES
+    except UnicodeEncodeError:
+        # Half of a surrogate pair: no filesystem takes it.
+        return True
 
 
 class Tree:
@@ -109,6 +122,28 @@ class Tree:
     def _touch(self, entry: Entry) -> None:
         entry.modified = self._now()
         entry.shown = None
+
+    @contextlib.contextmanager
+    def _on_host(self) -> Iterator[None]:
+        """What the filesystem below the simulator refuses inside, the device refuses: RouterosError."""
+        try:
+            yield
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: OSError) -> RouterosError:
+        if error.errno in _FULL:
+            return RouterosError(self._options.no_space_text)
+        if error.errno == errno.EROFS:
+            return RouterosError(self._options.read_only_text)
+        if error.errno == errno.ENAMETOOLONG:
+            return RouterosError(_BAD_PATH)
+        return RouterosError(f"failure: {(error.strerror or 'input/output error').lower()}")
+
+    def require_writable_pool(self, filesystem: Filesystem) -> None:
+        """RouterosError when the pool takes no changes."""
+        if filesystem.read_only:
+            raise RouterosError(self._options.read_only_text)
 
     def _require_space(self, filesystem: Filesystem, size: int) -> None:
         if not filesystem.admits(size):

@@ -21,6 +21,7 @@ from rds_csi.errors import DeadlineExceeded, DriverError, FailedPrecondition, No
 from rds_csi.model.names import id_for_name
 from rds_csi.model.volumes import AccessMode, Attachment, ContentSource, Node, SourceKind, VolumeSpec
 from rds_csi.simulator.faults import CONDITIONS, Fault, FaultKind
+from rds_csi.simulator.options import DRIVER_GROUP
 from tests.support.routeros_world import BTRFS, SIZE, TRANSPORTS, XFS, World, world
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
@@ -242,6 +243,24 @@ async def test_a_call_under_a_fault_ends_and_comes_to_its_end_later(
         raise
 
 
+def read_only_cases() -> list[tuple[str, str, str]]:
+    """Transport, layout, command."""
+    return [(transport, layout, name) for transport in TRANSPORTS for layout, names in WHOLE.items() for name in names]
+
+
+@pytest.mark.parametrize(("transport", "layout", "name"), read_only_cases())
+async def test_a_user_who_may_only_read_is_told_so_and_changes_nothing(
+    bench: Bench, transport: str, layout: str, name: str
+) -> None:
+    """Over REST such a user's DELETE and PATCH are refused in the words for what is not there: nothing is gone."""
+    case = Case(bench, transport, LAYOUTS[layout][2][name], FaultKind.WRONG_POLICY, layout)
+    try:
+        await case.without_write()
+    except BaseException:
+        await bench.renew()
+        raise
+
+
 @dataclass
 class Case:
     """One cell of the matrix."""
@@ -311,6 +330,25 @@ class Case:
         # What is done long after its caller has gone: a volume that is made after it was deleted is an orphan, which
         # nobody can prevent.
         await asyncio.sleep(max(0.0, begun + fault.seconds + 0.1 - time.monotonic()) if fault.seconds else 0.0)
+        await self.sweep(other, tag)
+
+    async def without_write(self) -> None:
+        """While the user's group lacks the policy ``write``, then with it."""
+        tag, groups = self.bench.tag(), self.bench.world.simulator.device.groups
+        mine, other = await self.arrays()
+        await self.deed.before(mine, tag)
+        before = self.bench.world.census()
+        group = groups.named(DRIVER_GROUP.name)
+        assert group is not None
+        await groups.set(group.id, {"policy": "!write"})
+        try:
+            error = await self.under(mine, tag)
+        finally:
+            await groups.set(group.id, {"policy": "write"})
+        assert isinstance(error, FailedPrecondition), error
+        assert "polic" in str(error)
+        assert self.bench.world.census() == before
+        await self.settle(mine, tag)
         await self.sweep(other, tag)
 
     async def under(self, array: RouterosArray, tag: str) -> DriverError | None:

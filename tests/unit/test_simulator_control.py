@@ -84,6 +84,10 @@ async def test_the_device_reboots_when_asked(simulator: Simulator, control: http
         ("POST", "/faults", {"kind": "slow", "colour": 1}, 400),
         ("POST", "/faults", {"kind": "slow", "seconds": -1}, 400),
         ("POST", "/faults", {"kind": "slow", "seconds": "long"}, 400),
+        ("POST", "/faults", {"kind": "slow", "times": 1.5}, 400),
+        ("POST", "/faults", {"kind": "slow", "skip": 0.5}, 400),
+        ("POST", "/reboot", {"seconds": 10**400}, 400),
+        ("POST", "/set", {"menu": "/disk", "item": "raid10", "values": {"comment": {}}}, 400),
         ("POST", "/set", {"menu": "/nothing"}, 400),
         ("POST", "/set", {"menu": "/disk", "item": "nothing"}, 400),
         ("POST", "/set", {"menu": "/disk", "item": "raid10", "values": 1}, 400),
@@ -96,6 +100,20 @@ async def test_wrong_requests_are_told(
     reply = await control.request(method, path, json=body)
     assert reply.status_code == status
     assert reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/faults", '{"kind": "slow", "times": Infinity}'),
+        ("/reboot", '{"seconds": NaN}'),
+        ("/reboot", "[" * 100_000),
+        ("/set", '{"menu": "/disk", "item": "raid10", "values": {"comment": "\\ud800"}}'),
+    ],
+)
+async def test_what_json_writers_should_not_write_is_told(control: httpx.AsyncClient, path: str, body: str) -> None:
+    reply = await control.post(path, content=body)
+    assert (reply.status_code, bool(reply.json()["error"])) == (400, True)
 
 
 def parsed(*argv: str, **environ: str) -> SimulatorOptions:
@@ -129,6 +147,17 @@ def test_flags_say_everything(tmp_path: Path) -> None:
     assert (options.seed_tenants, options.nvmet_address) == (False, "192.0.2.1")
 
 
+def test_names_and_pools_can_be_repeated() -> None:
+    options = parsed("--name", "rds.example", "--name", "[2001:db8::1]", "--pool", "a:xfs:1G", "--pool", "b:xfs:1G")
+    assert (options.names, len(options.pools)) == (("rds.example", "2001:db8::1"), 2)
+    assert parsed(NAME="a b").names == ("a", "b")
+
+
+def test_two_pools_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="--pool: 2 pools are called a"):
+        parsed("--pool", "a:xfs:1G", "--pool", "a:btrfs:1G")
+
+
 def test_the_environment_counts_when_a_flag_is_absent() -> None:
     options = parsed("--user", "flag", USER="environment", FAULT="hang slow:x", ROUTEROS_VERSION="7.17")
     assert (options.users[0].name, options.version) == ("flag", "7.17")
@@ -146,6 +175,15 @@ def test_the_environment_counts_when_a_flag_is_absent() -> None:
         ("--routeros-version", "6.49"),
         ("--pool", "a:zfs:1G"),
         ("--pool", "a:xfs:0"),
+        ("--pool", "..:xfs:1T"),
+        ("--pool", ".:xfs:1T"),
+        ("--pool", "nvme1:xfs:1T"),
+        ("--pool", f"{'a' * 33}:xfs:1T"),
+        ("--pool", f"a:xfs:{'9' * 5000}"),
+        ("--fault", "slow::1:inf"),
+        ("--name", "two words"),
+        ("--name", "0.0.0.0"),
+        ("--name", "10.0.0"),
         ("--fault", "quick"),
         ("--latency", "nan"),
         ("--max-channels", "0"),

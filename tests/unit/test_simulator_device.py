@@ -10,6 +10,7 @@ import pytest
 from rds_csi.model.sizes import GIB, MIB
 from rds_csi.simulator.device import Device
 from rds_csi.simulator.device_options import DeviceOptions, GroupOptions, PoolOptions, UserOptions
+from rds_csi.simulator.exports import Export
 from rds_csi.simulator.menu import Item, RouterosError
 from rds_csi.simulator.menus.system import duration
 from rds_csi.simulator.menus.users import User
@@ -126,6 +127,57 @@ async def test_an_ecdsa_key_is_refused(tmp_path: Path) -> None:
         await device.menus["/user/ssh-keys"].add({"user": "csi", "key": "ecdsa-sha2-nistp256 AAAA"})
 
 
+async def keys_of(device: Device) -> list[tuple[object, object]]:
+    return [(item.values["user"], item.values["key"]) for item in device.menus["/user/ssh-keys"].items()]
+
+
+async def test_keys_follow_their_user_to_another_name_and_go_with_it(tmp_path: Path) -> None:
+    device = Device(options(tmp_path))
+    item = device.users.named("csi")
+    assert item is not None
+    await device.users.set(item.id, {"name": "renamed"})
+    assert the_user(device, "renamed").keys == (_KEY,)
+    assert await keys_of(device) == [("renamed", _KEY)]
+    await device.users.remove(item.id)
+    assert await keys_of(device) == []
+    await device.users.add({"name": "renamed", "group": "csi"})
+    assert (the_user(device, "renamed").keys, the_user(device, "renamed").password) == ((), "")
+
+
+async def test_a_user_cannot_take_the_name_of_another(tmp_path: Path) -> None:
+    device = Device(options(tmp_path))
+    item = device.users.named("viewer")
+    assert item is not None
+    for name, text in (("csi", "same name already exists"), ("", "invalid value for argument name")):
+        with pytest.raises(RouterosError, match=text):
+            await device.users.set(item.id, {"name": name})
+    await device.users.set(item.id, {"name": "viewer", "comment": "the same"})
+
+
+async def test_access_settings_that_nothing_follows_are_refused(tmp_path: Path) -> None:
+    device = Device(options(tmp_path))
+    user, group = device.users.named("csi"), device.groups.named("csi")
+    service = next(item for item in device.services.items() if item.values["name"] == "ssh")
+    assert user is not None
+    assert group is not None
+    key = only(device, "/user/ssh-keys")
+    for menu, item, values in (
+        (device.users, user, {"inactivity-timeout": "10m"}),
+        (device.groups, group, {"name": "other"}),
+        (device.services, service, {"port": "2222"}),
+        (device.menus["/user/ssh-keys"], key, {"user": "admin"}),
+    ):
+        with pytest.raises(RouterosError, match="is not simulated"):
+            await menu.set(item.id, values)
+    for menu, item, values in (
+        (device.users, user, {"address": "home"}),
+        (device.services, service, {"available-from": "10.0.0.0/99"}),
+        (device.services, service, {"max-sessions": "many"}),
+    ):
+        with pytest.raises(RouterosError, match="invalid value for argument"):
+            await menu.set(item.id, values)
+
+
 async def test_builtin_groups_stay(tmp_path: Path) -> None:
     device = Device(options(tmp_path))
     with pytest.raises(RouterosError, match="cannot remove builtin"):
@@ -168,6 +220,34 @@ async def test_a_reboot_ends_jobs_and_sessions_and_keeps_the_rest(tmp_path: Path
     assert only(device, "/system/resource").values["uptime"] == "0s"
     assert device.disks.lookup("slot", "v")
     assert device.reboots == 1
+
+
+async def test_what_waits_for_its_turn_when_the_device_reboots_is_not_done(tmp_path: Path) -> None:
+    busy, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow(_before: Export | None, _after: Export | None) -> None:
+        begun.set()
+        await busy.wait()
+
+    device = Device(options(tmp_path))
+    device.on_export_changed.append(slow)
+    plain = {"type": "file", "slot": "v2", "file-path": "raid10/v2.img", "file-size": "4096"}
+    exported = {**plain, "slot": "v1", "file-path": "raid10/v1.img", "nvme-tcp-export": "yes"}
+    first = asyncio.create_task(device.disks.add(exported))
+    await begun.wait()
+    waiting = asyncio.create_task(device.disks.add(plain))
+    await asyncio.sleep(0)
+    reboot = asyncio.create_task(device.reboot())
+    await asyncio.sleep(0)
+    busy.set()
+    await reboot
+    # What had begun is done by now.
+    assert first.done()
+    assert device.disks.lookup("slot", "v1")
+    with pytest.raises(RouterosError, match="interrupted"):
+        await waiting
+    assert device.disks.lookup("slot", "v2") == ()
+    await device.disks.add(plain)
 
 
 async def test_a_job_can_be_removed_once(tmp_path: Path) -> None:

@@ -469,3 +469,24 @@ async def test_ids_of_the_top_and_of_subvolumes_never_meet(tmp_path: Path) -> No
         await device.subvolumes.add({"fs": "data", "name": f"v{number}"})
     ids = [item.id for item in device.subvolumes.items()]
     assert len(set(ids)) == 6
+
+
+async def test_a_file_in_a_read_only_snapshot_carries_no_disk(tmp_path: Path) -> None:
+    device = a_device(tmp_path)
+    await device.subvolumes.add({"fs": "data", "name": "v"})
+    await device.disks.add(file_disk(file_path="bt/v/volume.img"))
+    snapshot = await device.subvolumes.add({"fs": "data", "name": "s", "parent": "v", "read-only": "yes"})
+    over = file_disk("s", file_path="bt/s/volume.img")
+    with pytest.raises(RouterosError, match="read-only file system"):
+        await device.disks.add(over)
+    await device.subvolumes.set(snapshot, {"read-only": "no"})
+    await device.disks.add(over)
+
+
+async def test_a_subvolume_on_a_read_only_pool_stays_as_it_is(tmp_path: Path) -> None:
+    device = a_device(tmp_path)
+    subvolume = await device.subvolumes.add({"fs": "data", "name": "v"})
+    device.switches.read_only_pool = True
+    with pytest.raises(RouterosError, match="read-only file system"):
+        await device.subvolumes.set(subvolume, {"read-only": "yes"})
+    assert the(device.subvolumes, subvolume).values["read-only"] is False

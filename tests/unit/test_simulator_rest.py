@@ -10,7 +10,7 @@ from rds_csi.simulator.device_options import GroupOptions, UserOptions
 from rds_csi.simulator.faults import Fault, FaultKind
 from rds_csi.simulator.options import DRIVER_GROUP
 from rds_csi.simulator.server import Simulator, SimulatorOptions
-from tests.support.simulators import HOST, ManualClock, rest, until, until_listed
+from tests.support.simulators import HOST, ManualClock, rest, run, ssh, until, until_listed
 
 USERS = (
     UserOptions("csi", DRIVER_GROUP.name),
@@ -194,6 +194,60 @@ async def test_bodies_must_be_json_and_say_so(client: httpx.AsyncClient) -> None
         reply = await client.put("/disk", content=content, headers=headers)
         assert refusal(reply) == (400, "Failed to parse json")
     assert refusal(await client.put("/disk", content=json.dumps(NEW))) == (415, "Unsupported Media Type")
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"comment": "half \\ud800 of a pair"}',
+        f'{{"comment": {"[" * 900}{"]" * 900}}}',
+        f'{{"comment": {"[" * 200_000}{"]" * 200_000}}}',
+        f'{{"file-offset": "{"9" * 5000}"}}',
+        f'{{"file-size": "{"9" * 5000}"}}',
+        '{"file-size": "9999999999999999T"}',
+        f'{{"file-offset": {"9" * 5000}}}',
+    ],
+)
+async def test_an_odd_value_is_refused_and_breaks_no_listing(client: httpx.AsyncClient, body: str) -> None:
+    await client.put("/disk", json=NEW)
+    reply = await client.post("/disk/set", content=f'{{".id": "a",{body[1:]}', headers=JSON)
+    assert reply.status_code == 400
+    assert [each["slot"] for each in (await client.get("/disk?type=file")).json()] == ["a"]
+
+
+async def test_odd_names_scripts_and_queries_are_refused(client: httpx.AsyncClient) -> None:
+    await client.put("/disk", json=NEW)
+    for path, body in (
+        ("/disk/set", '{".id": "a", "\\ud800": "x"}'),
+        ("/execute", '{"script": ":put \\ud800", "as-string": ""}'),
+        ("/disk/print", f'{{".query": ["#{"9" * 5000}"]}}'),
+    ):
+        assert (await client.post(path, content=body, headers=JSON)).status_code == 400
+    long = f'{{".query": ["<size={"9" * 5000}"]}}'
+    assert (await client.post("/disk/print", content=long, headers=JSON)).status_code == 200
+
+
+async def test_a_value_that_cannot_be_written_breaks_no_listing_of_either_server(tmp_path: Path) -> None:
+    async with Simulator(options(tmp_path, ssh_port=0)) as simulator:
+        item_id = await simulator.device.disks.add({**{k: str(v) for k, v in NEW.items()}, "mount-filesystem": "no"})
+        await simulator.device.disks.set(item_id, {"comment": "\ud800"})
+        async with rest(simulator) as client, ssh(simulator) as connection:
+            assert (await client.get("/disk?slot=a")).json()[0]["comment"] == "?"
+            assert "?" in await run(connection, "/disk print detail")
+
+
+async def test_a_wrong_policy_is_told_as_a_device_tells_it(simulator: Simulator, client: httpx.AsyncClient) -> None:
+    await client.put("/disk", json=NEW)
+    simulator.faults.add(Fault(FaultKind.WRONG_POLICY, times=0))
+    vague, clear = (400, "missing or invalid resource identifier"), (500, "not enough permissions (9)")
+    assert refusal(await client.patch("/disk/a", json={"comment": "x"})) == vague
+    assert refusal(await client.delete("/disk/a")) == vague
+    assert refusal(await client.get("/disk")) == clear
+    assert refusal(await client.put("/disk", json=NEW)) == clear
+    assert refusal(await client.post("/disk/remove", json={".id": "a"})) == clear
 
 
 async def test_users_come_in_by_password_and_policies(simulator: Simulator) -> None:

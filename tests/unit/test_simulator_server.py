@@ -1,15 +1,23 @@
 import asyncio
+import contextlib
+import io
 import os
 import signal
 import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncssh
 import httpx
 import pytest
+from cryptography import x509
 
-from rds_csi.commands.simulate import simulate
+from rds_csi.commands.simulate import array_urls, simulate
 from rds_csi.errors import ConfigurationError
+from rds_csi.simulator.credentials import known_hosts_line
 from rds_csi.simulator.device_options import DeviceOptions, PoolOptions, UserOptions
 from rds_csi.simulator.faults import Fault, FaultKind
 from rds_csi.simulator.server import Simulator, SimulatorOptions
@@ -121,6 +129,143 @@ async def test_a_reboot_breaks_connections_and_keeps_the_state(tmp_path: Path) -
             assert await run(connection, ":put [/disk get [find slot=a] size]") == "1048576\r\n"
 
 
+@asynccontextmanager
+async def silent(simulator: Simulator) -> AsyncIterator[asyncio.StreamReader]:
+    """A connection to the REST server on which nobody says a word: it stays in its TLS handshake."""
+    reader, writer = await asyncio.open_connection(HOST, simulator.https_port)
+    try:
+        yield reader
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_connections_in_their_handshake_count_and_break_with_the_others(tmp_path: Path) -> None:
+    async with (
+        Simulator(SimulatorOptions(directory=tmp_path, max_sessions=2)) as simulator,
+        silent(simulator) as first,
+        silent(simulator) as second,
+        rest(simulator) as client,
+    ):
+        await until(lambda: simulator.counters.https_connections == 2)
+        with pytest.raises(httpx.TransportError):
+            await client.get("/disk")
+        assert simulator.counters.refused == 1
+        simulator.drop_connections()
+        async with asyncio.timeout(10):
+            assert (await first.read(), await second.read()) == (b"", b"")
+        assert (await client.get("/disk")).status_code == 200
+
+
+async def test_a_request_that_was_kept_waiting_is_not_done_after_a_reboot(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with Simulator(SimulatorOptions(directory=tmp_path), sleep=clock.sleep) as simulator:
+        simulator.faults.add(Fault(FaultKind.CHANNEL_OPEN_BLOCKED, "https", seconds=9))
+        body = {"type": "file", "slot": "a", "file-path": "raid10/a.img", "file-size": "4096"}
+        async with rest(simulator) as client:
+            asking = asyncio.create_task(client.put("/disk", json=body))
+            await clock.somebody_sleeps(9)
+            await simulator.reboot()
+            clock.advance(9)
+            with pytest.raises(httpx.TransportError):
+                await asking
+            assert (await client.get("/disk?slot=a")).json() == []
+
+
+async def test_nobody_is_let_in_before_the_last_of_several_reboots_is_over(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with (
+        Simulator(SimulatorOptions(directory=tmp_path), sleep=clock.sleep) as simulator,
+        rest(simulator) as client,
+    ):
+        reboots = [asyncio.create_task(simulator.reboot(seconds)) for seconds in (5, 30)]
+        await clock.somebody_sleeps(5)
+        await clock.somebody_sleeps(30)
+        clock.advance(5)
+        await reboots[0]
+        with pytest.raises(httpx.TransportError):
+            await client.get("/disk")
+        clock.advance(25)
+        await reboots[1]
+        assert (await client.get("/disk")).status_code == 200
+
+
+@pytest.mark.parametrize("kind", [FaultKind.HANG, FaultKind.CHANNEL_OPEN_BLOCKED])
+async def test_a_client_that_goes_gives_its_session_back_while_the_server_is_silent(
+    tmp_path: Path, kind: FaultKind
+) -> None:
+    clock = ManualClock()
+    async with Simulator(SimulatorOptions(directory=tmp_path, max_sessions=1), sleep=clock.sleep) as simulator:
+        simulator.faults.add(Fault(kind, seconds=600))
+        async with rest(simulator) as client:
+            asking = asyncio.create_task(client.get("/disk"))
+            await clock.somebody_sleeps(600)
+            asking.cancel()
+            await asyncio.wait({asking})
+        async with rest(simulator) as client, asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    assert (await client.get("/disk")).status_code == 200
+                    break
+
+
+def test_a_simulator_that_was_never_entered_leaves_nothing(tmp_path: Path) -> None:
+    program = "from rds_csi.simulator.server import *; Simulator(SimulatorOptions())"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def set_service(simulator: Simulator, name: str, **values: str) -> None:
+    services = simulator.device.services
+    item = next(item for item in services.items() if item.values["name"] == name)
+    await services.set(item.id, {key.replace("_", "-"): value for key, value in values.items()})
+
+
+@pytest.mark.parametrize("values", [{"disabled": "yes"}, {"available_from": "10.0.0.0/8,192.0.2.1"}])
+async def test_services_let_in_whom_their_settings_admit(tmp_path: Path, values: dict[str, str]) -> None:
+    async with Simulator(SimulatorOptions(directory=tmp_path, version="7.24")) as simulator:
+        for name in ("ssh", "www-ssl"):
+            await set_service(simulator, name, **values)
+        with pytest.raises((asyncssh.Error, OSError)):
+            async with ssh(simulator):
+                pass
+        async with rest(simulator) as client:
+            with pytest.raises(httpx.TransportError):
+                await client.get("/disk")
+            for name in ("ssh", "www-ssl"):
+                await set_service(simulator, name, disabled="no", available_from="127.0.0.0/8")
+            assert (await client.get("/disk")).status_code == 200
+        async with ssh(simulator) as connection:
+            assert await run(connection, ":put 1") == "1\r\n"
+
+
+async def test_max_sessions_of_a_service_counts(tmp_path: Path) -> None:
+    async with Simulator(SimulatorOptions(directory=tmp_path, max_sessions=7)) as simulator:
+        shown = {item.values["name"]: item.values["max-sessions"] for item in simulator.device.services.items()}
+        assert (shown["ssh"], shown["www-ssl"]) == (7, 7)
+        await set_service(simulator, "ssh", max_sessions="1")
+        async with ssh(simulator):
+            with pytest.raises((asyncssh.Error, OSError)):
+                async with ssh(simulator):
+                    pass
+
+
+async def test_a_user_comes_from_the_networks_of_its_address_only(tmp_path: Path) -> None:
+    async with Simulator(SimulatorOptions(directory=tmp_path)) as simulator, rest(simulator) as client:
+        user = simulator.device.users.named("csi")
+        assert user is not None
+        await simulator.device.users.set(user.id, {"address": "10.0.0.0/8"})
+        assert (await client.get("/disk")).status_code == 401
+        with pytest.raises(asyncssh.PermissionDenied):
+            async with ssh(simulator):
+                pass
+        await simulator.device.users.set(user.id, {"address": "10.0.0.0/8,127.0.0.1"})
+        assert (await client.get("/disk")).status_code == 200
+        async with ssh(simulator):
+            pass
+
+
 async def test_dropped_connections_do_not_stop_what_runs(tmp_path: Path) -> None:
     clock = ManualClock()
     async with (
@@ -202,6 +347,90 @@ async def test_the_command_prints_urls_and_ends_at_a_signal(capsys: pytest.Captu
     assert "--array 'routeros+ssh://csi@127.0.0.1:" in text
     assert f"/?pool=tank&snapshots=btrfs-subvolume&{secrets}'" in text
     assert "--array 'routeros+https://csi@127.0.0.1:" in text
+
+
+@pytest.mark.parametrize(
+    ("port", "known"), [(22, "rds.example,192.0.2.1"), (2222, "[rds.example]:2222,[192.0.2.1]:2222")]
+)
+def test_known_hosts_name_every_host_at_its_port(port: int, known: str) -> None:
+    assert known_hosts_line(("rds.example", "192.0.2.1"), port, "ssh-ed25519 AAAA") == f"{known} ssh-ed25519 AAAA\n"
+
+
+async def test_names_are_in_urls_certificate_and_known_hosts(tmp_path: Path) -> None:
+    options = SimulatorOptions(directory=tmp_path, host="0.0.0.0", names=("rds.example", "192.0.2.1"))
+    async with Simulator(options) as simulator:
+        files = simulator.write_credentials(tmp_path / "credentials")
+        urls = array_urls(simulator, files)
+        assert [url.split("@")[1].split("/")[0] for url in urls] == [
+            f"rds.example:{simulator.ssh_port}",
+            f"rds.example:{simulator.https_port}",
+        ]
+        certificate = x509.load_pem_x509_certificate(files.tls_certificate.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert names.get_values_for_type(x509.DNSName) == ["rds.example", "localhost"]
+        assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.1", "127.0.0.1"]
+        known = asyncssh.read_known_hosts(str(files.known_hosts))
+        assert known.match("rds.example", "", simulator.ssh_port)[0]
+
+
+async def test_without_names_a_server_on_all_addresses_is_reached_on_this_machine(tmp_path: Path) -> None:
+    async with Simulator(SimulatorOptions(directory=tmp_path, host="0.0.0.0")) as simulator:
+        files = simulator.write_credentials(tmp_path / "credentials")
+        assert all("@127.0.0.1:" in url for url in array_urls(simulator, files))
+        async with rest(simulator) as client:
+            assert (await client.get("/disk")).status_code == 200
+
+
+async def test_the_command_ends_at_a_hangup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    running = asyncio.create_task(simulate(SimulatorOptions(directory=tmp_path)))
+    await until(lambda: running.done() or "Ctrl-C" in capsys.readouterr().out)
+    assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL, "the signal would end the tests"
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert await running == 0
+
+
+async def test_a_hangup_that_is_ignored_stays_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = asyncio.create_task(simulate(SimulatorOptions(directory=tmp_path)))
+        await until(lambda: running.done() or "Ctrl-C" in capsys.readouterr().out)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await running == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+async def test_the_command_says_when_a_directory_cannot_be_used(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        await simulate(SimulatorOptions(directory=tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("pool", "text"),
+    [
+        (PoolOptions("small", size=32 << 20), "no room for what other tenants keep"),
+        (PoolOptions("swap"), "a disk of another tenant is called swap"),
+    ],
+)
+async def test_the_command_says_when_the_tenants_do_not_go_with_a_pool(
+    tmp_path: Path, pool: PoolOptions, text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        await simulate(SimulatorOptions(directory=tmp_path, pools=(pool,)))
+    async with Simulator(SimulatorOptions(directory=tmp_path, pools=(pool,), seed_tenants=False)):
+        pass
+
+
+async def test_a_reader_that_has_gone_is_not_taken_for_a_port_that_is_taken(tmp_path: Path) -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    with contextlib.redirect_stdout(Closed()), pytest.raises(BrokenPipeError):
+        await simulate(SimulatorOptions(directory=tmp_path))
 
 
 async def test_the_command_says_when_an_address_cannot_be_had(tmp_path: Path) -> None:

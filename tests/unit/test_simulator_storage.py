@@ -30,7 +30,9 @@ def test_a_leading_slash_makes_no_difference(path: str) -> None:
     assert normalise(path) == "raid10/x.img"
 
 
-@pytest.mark.parametrize("path", ["", "/", "a//b", "../x", "raid10/../../etc/passwd", "a/./b", "a\x00b"])
+@pytest.mark.parametrize(
+    "path", ["", "/", "a//b", "../x", "raid10/../../etc/passwd", "a/./b", "a\x00b", "a/\ud800", "ä" * 128]
+)
 def test_what_is_no_path_is_refused(path: str) -> None:
     with pytest.raises(RouterosError, match="bad file name"):
         normalise(path)
@@ -93,6 +95,35 @@ def test_a_directory_with_a_used_file_stays_whole(tmp_path: Path) -> None:
     with pytest.raises(RouterosError, match="in use"):
         device.storage.remove(directory)
     assert sorted(path.name for path in directory.real_path.iterdir()) == ["1.img", "2.img"]
+
+
+def test_what_the_filesystem_below_refuses_is_refused_in_words_and_spoils_no_name(tmp_path: Path) -> None:
+    # Files of that size are in no filesystem of Linux.
+    huge = PoolOptions("raid10", size=1 << 70, overhead=0)
+    device = Device(DeviceOptions(tmp_path, pools=(huge,), seed_tenants=False))
+    with pytest.raises(RouterosError, match="not enough space"):
+        device.storage.make_file("raid10/x.img", (1 << 63) - 1)
+    assert list((tmp_path / "pools/raid10").iterdir()) == []
+    entry = device.storage.make_file("raid10/x.img", MIB)
+    with pytest.raises(RouterosError, match="not enough space"):
+        device.storage.grow(entry, (1 << 63) - 1)
+    assert (entry.size, entry.filesystem.used) == (MIB, MIB)
+    (tmp_path / "pools/raid10/other").touch()
+    for make in (device.storage.make_file, device.storage.make_directory):
+        with pytest.raises(RouterosError, match="file exists"):
+            make("raid10/other")
+    (tmp_path / "pools/raid10/x.img").unlink()
+    with pytest.raises(RouterosError, match="no such file"):
+        device.storage.read(entry, 0, 1)
+
+
+async def test_a_copy_that_the_filesystem_below_refuses_is_refused_in_words(tmp_path: Path) -> None:
+    device = a_device(tmp_path)
+    source = device.storage.make_file("raid10/x.img", MIB)
+    source.real_path.unlink()
+    with pytest.raises(RouterosError, match="no such file"):
+        await device.storage.copy(source, "raid10/y.img")
+    assert source.users == 0
 
 
 def test_nothing_can_be_made_where_there_is_no_directory(tmp_path: Path) -> None:

@@ -212,11 +212,14 @@ def boolean(name: str, value: str) -> bool:
 
 def number(name: str, value: str) -> int:
     """A plain integer."""
-    if not (value.isascii() and value.isdigit()):
+    if not (value.isascii() and value.isdigit() and len(value) <= _DIGITS):
         raise RouterosError(f"invalid value for argument {name}")
     return int(value)
 
 
+# Digits that 64 bits can hold.
+_DIGITS = 19
+_MAX_SIZE = (1 << 63) - 1
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -224,8 +227,11 @@ def size(name: str, value: str) -> int:
     """Bytes: a plain integer, or one with a binary suffix (``1G``)."""
     digits = value.rstrip("kKmMgGtTiB")
     unit = value[len(digits) :].upper().removesuffix("IB")
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS):
         raise RouterosError(f"invalid value for argument {name}")
     if unit not in _UNITS:
         raise RouterosError(f"value of {name} contains invalid trailing characters")
-    return int(digits) * _UNITS[unit]
+    wanted = int(digits) * _UNITS[unit]
+    if wanted > _MAX_SIZE:
+        raise RouterosError(f"value of {name} out of range (0..{_MAX_SIZE})")
+    return wanted

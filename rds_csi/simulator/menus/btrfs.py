@@ -124,17 +124,19 @@ class SubvolumeMenu(BaseMenu):
         return await finish(self._add(values))
 
     async def set(self, item_id: str, values: Mapping[str, str]) -> None:
-        subvolume = self._known(item_id)
-        if set(values) - {"read-only"}:
-            raise RouterosError("failure: only read-only can be changed")
-        if "read-only" in values:
-            subvolume.entry.read_only = boolean("read-only", values["read-only"])
+        async with self._storage.changing():
+            subvolume = self._known(item_id)
+            if set(values) - {"read-only"}:
+                raise RouterosError("failure: only read-only can be changed")
+            self._storage.require_writable_pool(subvolume.filesystem)
+            if "read-only" in values:
+                subvolume.entry.read_only = boolean("read-only", values["read-only"])
 
     async def remove(self, item_id: str) -> None:
         await finish(self._remove(item_id))
 
     async def _add(self, values: Mapping[str, str]) -> str:
-        async with self._storage.lock:
+        async with self._storage.changing():
             for name in self.required("add"):
                 if not values.get(name):
                     raise RouterosError(f"missing value(s) of argument(s) {name}")
@@ -159,7 +161,7 @@ class SubvolumeMenu(BaseMenu):
         self._keep(pool, name, self._storage.make_directory(f"{pool.mount_point}/{name}", EntryKind.SUBVOLUME), None)
 
     async def _remove(self, item_id: str) -> None:
-        async with self._storage.lock:
+        async with self._storage.changing():
             subvolume = self._known(item_id)
             self._storage.remove(subvolume.entry, subvolumes=True)
             del self._subvolumes[subvolume.id]

@@ -1,21 +1,21 @@
 """/disk: pools and drives that are there from the start, and file disks that come and go."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
-from rds_csi.simulator.device_options import DeviceOptions, ExistingFile, Growth, LongSlot
+from rds_csi.simulator.device_options import DeviceOptions, ExistingFile, Growth
 from rds_csi.simulator.exports import Export, ExportListener, announce
 from rds_csi.simulator.menu import NO_SUCH_ITEM, ArgumentKind, Item, RouterosError, Value
 from rds_csi.simulator.menus.base import BaseMenu, Ids, editing, size, typed
 from rds_csi.simulator.menus.disk_index import Disks
-from rds_csi.simulator.menus.disk_items import FLAGS, Disk, Views
+from rds_csi.simulator.menus.disk_items import FLAGS, Disk, Views, drive
+from rds_csi.simulator.menus.disk_names import Names
 from rds_csi.simulator.pools import Entry, EntryKind
 from rds_csi.simulator.storage import Storage
 from rds_csi.simulator.tree import normalise
 from rds_csi.simulator.versions import DISK_ARGUMENTS, DISK_COMMANDS, DISK_TYPES, Version, kinds
 from rds_csi.tasks import finish
 
-# The longest slot, where there is a limit.
-SLOT_LIMIT = 32
 # The id of the first pool: those below are for drives, of which the device has at most 32.
 _FIRST_POOL_ID = 0x21
 # What cannot be changed once a disk is there.
@@ -53,6 +53,7 @@ class DiskMenu(BaseMenu):
         self._views = Views(options, version, storage, frozenset(unknown))
         self._ids = Ids()
         self._disks = Disks()
+        self._names = Names(options, version, self._disks)
         self.listeners: list[ExportListener] = []
         self._add_pools()
 
@@ -61,19 +62,7 @@ class DiskMenu(BaseMenu):
         for pool in self._options.pools:
             for role in range(pool.members):
                 serial += 1
-                drive = Disk(self._ids.take(), f"nvme{serial}", "hardware", slot_default=f"nvme{serial}")
-                drive.fixed = {
-                    "fs": "-",
-                    "model": "NVMe SSD",
-                    "serial": f"S{serial:011d}",
-                    "interface": "NVMe",
-                    "size": pool.size // pool.members,
-                    "raid-master": pool.slot,
-                    "raid-role": str(role),
-                    "raid-member-failed": False,
-                    "raid-member-state": f"{role}:in_sync",
-                }
-                self._disks.add(drive)
+                self._disks.add(drive(self._ids.take(), serial, pool, role))
         self._ids = Ids(max(serial + 1, _FIRST_POOL_ID))
         for slot, filesystem in self._storage.pools.items():
             self._disks.add(Disk(self._ids.take(), slot, "raid", filesystem=filesystem))
@@ -132,13 +121,30 @@ class DiskMenu(BaseMenu):
         await finish(self._remove(item_id))
 
     async def _add(self, values: Mapping[str, str]) -> str:
-        async with self._storage.lock:
-            disk = self.attach(values)
-            await announce(self.listeners, None, self._views.export(disk))
+        async with self._storage.changing():
+            disk, size_before = self._attach(values)
+            undo = partial(self._unattach, disk, size_before)
+            await announce(self.listeners, None, self._views.export(disk), undo=undo)
         return disk.id
 
+    def _unattach(self, disk: Disk, size_before: int | None) -> None:
+        """As if it had never been added; ``size_before`` is that of its file, None: there was none."""
+        self._disks.remove(disk)
+        entry = disk.entry
+        if entry is None:
+            return
+        entry.users -= 1
+        if size_before is None:
+            self._storage.lose(entry)
+        else:
+            self._storage.shrink(entry, size_before)
+
     def attach(self, values: Mapping[str, str]) -> Disk:
-        """``add`` at once, without telling who listens to exports: also how the device is furnished at the start."""
+        """``add`` at once, without telling who listens to exports: how the device is furnished at the start."""
+        return self._attach(values)[0]
+
+    def _attach(self, values: Mapping[str, str]) -> tuple[Disk, int | None]:
+        """The new disk, and the size that its file had before; None: there was none."""
         values = self._with_copied(values)
         settings = self._typed(values)
         kind = self._type(values)
@@ -147,15 +153,17 @@ class DiskMenu(BaseMenu):
         if not values.get("file-path"):
             raise RouterosError("missing value(s) of argument(s) file-path")
         path = normalise(values["file-path"])
-        slot = self._new_slot(values.get("slot") or "file-" + path.replace("/", "-"))
+        slot = self._names.new_slot(values.get("slot") or "file-" + path.replace("/", "-"))
         nqn = settings.get("nvme-tcp-server-nqn")
-        self._require_new_nqn(str(nqn or ""), "")
+        self._names.require_new_nqn(str(nqn or ""), "")
         wanted = size("file-size", values["file-size"]) if "file-size" in values else None
+        there = self._storage.find(path)
+        size_before = None if there is None else there.size
         entry = self._file(path, wanted)
         disk = Disk(self._ids.take(), slot, kind, settings, file_path=path, entry=entry, file_size=entry.size)
         entry.users += 1
         self._disks.add(disk)
-        return disk
+        return disk, size_before
 
     def _type(self, values: Mapping[str, str]) -> str:
         kind = values.get("type", "")
@@ -190,6 +198,9 @@ class DiskMenu(BaseMenu):
             return self._storage.make_file(path, wanted)
         if entry.kind is not EntryKind.FILE:
             raise RouterosError(self._options.no_directory_text)
+        if entry.locked:
+            # Of a read-only snapshot, or on a pool that takes no changes: a disk over it could be written to.
+            raise RouterosError(self._options.read_only_text)
         if entry.users and not self._options.same_file_twice:
             raise RouterosError(self._options.in_use_text)
         if wanted is not None:
@@ -200,24 +211,34 @@ class DiskMenu(BaseMenu):
         return entry
 
     async def _set(self, item_id: str, values: Mapping[str, str]) -> None:
-        async with self._storage.lock:
+        async with self._storage.changing():
             disk = self._known(item_id)
             settings = self._typed(values)
             for name in _FIXED:
                 if name in values:
                     raise RouterosError(f"failure: can not change {name}")
             slot = values.get("slot", disk.slot)
-            slot = disk.slot if slot == disk.slot else self._new_slot(slot)
+            slot = disk.slot if slot == disk.slot else self._names.new_slot(slot)
             if nqn := str(settings.get("nvme-tcp-server-nqn") or ""):
-                self._require_new_nqn(nqn, disk.id)
+                self._names.require_new_nqn(nqn, disk.id)
             before = self._views.export(disk)
+            undo = partial(self._restore, disk, disk.slot, dict(disk.settings), disk.entry.size if disk.entry else None)
             if "file-size" in values:
                 self._resize(disk, size("file-size", values["file-size"]))
-            self._disks.unindex(disk)
-            disk.slot = slot
-            disk.settings.update(settings)
-            self._disks.index(disk)
-            await announce(self.listeners, before, self._views.export(disk))
+            self._change(disk, slot, {**disk.settings, **settings})
+            await announce(self.listeners, before, self._views.export(disk), undo=undo)
+
+    def _change(self, disk: Disk, slot: str, settings: dict[str, Value]) -> None:
+        self._disks.unindex(disk)
+        disk.slot, disk.settings = slot, settings
+        self._disks.index(disk)
+
+    def _restore(self, disk: Disk, slot: str, settings: dict[str, Value], file_size: int | None) -> None:
+        """As it was before a change."""
+        self._change(disk, slot, settings)
+        if disk.entry is not None and file_size is not None and disk.entry.size > file_size:
+            self._storage.shrink(disk.entry, file_size)
+            self._show_size(disk, file_size)
 
     def _resize(self, disk: Disk, wanted: int) -> None:
         entry = self._views.present(disk)
@@ -232,11 +253,14 @@ class DiskMenu(BaseMenu):
         if self._options.growth is Growth.REFUSED:
             raise RouterosError(self._options.growth_text)
         self._storage.grow(entry, wanted)
+        self._show_size(disk, wanted)
+
+    def _show_size(self, disk: Disk, wanted: int) -> None:
         for other in self._disks.on_file(disk.file_path):
             other.file_size, other.shown = wanted, None
 
     async def _remove(self, item_id: str) -> None:
-        async with self._storage.lock:
+        async with self._storage.changing():
             disk = self._known(item_id)
             export = self._views.export(disk)
             if disk.type != "file" or (export is not None and not self._options.remove_while_exported):
@@ -267,29 +291,6 @@ class DiskMenu(BaseMenu):
         if not isinstance(port, int) or not 1 <= port <= 0xFFFF:
             raise RouterosError("value of nvme-tcp-server-port out of range (1..65535)")
         return settings
-
-    def _new_slot(self, slot: str) -> str:
-        limit = self._slot_limit()
-        if limit and len(slot) > limit:
-            if self._options.long_slot is LongSlot.REFUSED:
-                raise RouterosError(self._options.long_slot_text)
-            slot = slot[:limit]
-        if not slot or "/" in slot:
-            raise RouterosError("invalid value for argument slot")
-        if self._disks.in_slot(slot) is not None:
-            raise RouterosError(self._options.duplicate_text)
-        return slot
-
-    def _slot_limit(self) -> int:
-        if self._options.slot_limit is not None:
-            return self._options.slot_limit
-        between = self._version.at_least(7, 17) and not self._version.at_least(7, 24)
-        return 0 if between else SLOT_LIMIT
-
-    def _require_new_nqn(self, nqn: str, own_id: str) -> None:
-        taken = any(other.id != own_id for other in self._disks.with_nqn(nqn))
-        if nqn and taken and self._options.duplicate_nqn_refused:
-            raise RouterosError(self._options.duplicate_text)
 
 
 def _as_text(value: Value) -> str:

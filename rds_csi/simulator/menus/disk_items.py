@@ -4,7 +4,7 @@ import hashlib
 import uuid
 from dataclasses import dataclass, field
 
-from rds_csi.simulator.device_options import DeviceOptions
+from rds_csi.simulator.device_options import DeviceOptions, PoolOptions
 from rds_csi.simulator.exports import Export
 from rds_csi.simulator.menu import Flag, Item, Value
 from rds_csi.simulator.pools import Entry, Filesystem
@@ -89,6 +89,22 @@ class Disk:
     def port(self) -> int:
         value = self.settings.get("nvme-tcp-server-port", DEFAULT_PORT)
         return value if isinstance(value, int) else DEFAULT_PORT
+
+
+def drive(item_id: str, number: int, pool: PoolOptions, role: int) -> Disk:
+    """The ``number``th drive of the device, the member ``role`` of a pool's raid."""
+    fixed: dict[str, Value] = {
+        "fs": "-",
+        "model": "NVMe SSD",
+        "serial": f"S{number:011d}",
+        "interface": "NVMe",
+        "size": pool.size // pool.members,
+        "raid-master": pool.slot,
+        "raid-role": str(role),
+        "raid-member-failed": False,
+        "raid-member-state": f"{role}:in_sync",
+    }
+    return Disk(item_id, f"nvme{number}", "hardware", fixed=fixed, slot_default=f"nvme{number}")
 
 
 class Views:

@@ -90,7 +90,7 @@ class FileMenu(BaseMenu):
         return await finish(self._add(values))
 
     async def set(self, item_id: str, values: Mapping[str, str]) -> None:
-        async with self._storage.lock:
+        async with self._storage.changing():
             entry = existing(self._entry(item_id))
             if "contents" in values:
                 self._require_file(entry)
@@ -99,7 +99,7 @@ class FileMenu(BaseMenu):
                 self._storage.rename(entry, values["name"])
 
     async def remove(self, item_id: str) -> None:
-        async with self._storage.lock:
+        async with self._storage.changing():
             self._storage.remove(existing(self._entry(item_id)))
 
     async def run(self, command: str, item_ids: Sequence[str], values: Mapping[str, str]) -> object:
@@ -115,7 +115,7 @@ class FileMenu(BaseMenu):
         return await super().run(command, item_ids, values)
 
     async def _add(self, values: Mapping[str, str]) -> str:
-        async with self._storage.lock:
+        async with self._storage.changing():
             kind = values.get("type", "file")
             if kind not in self.choices("add", "type"):
                 raise RouterosError("input does not match any value of type")
@@ -136,9 +136,7 @@ class FileMenu(BaseMenu):
         length = number("chunk-size", values.get("chunk-size", str(_MAX_CHUNK)))
         if length > _MAX_CHUNK or offset > entry.size:
             raise RouterosError("failure: chunk out of file bounds")
-        with entry.real_path.open("rb") as real:
-            real.seek(offset)
-            data = real.read(length)
+        data = self._storage.read(entry, offset, length)
         return {"data": data.decode("utf-8", errors="replace"), "size": len(data)}
 
     @staticmethod

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rds_csi.simulator.device_options import ALL_POLICIES, BUILTIN_GROUPS, GroupOptions, UserOptions
 from rds_csi.simulator.menu import NO_SUCH_ITEM, ArgumentKind, Item, RouterosError, Value
 from rds_csi.simulator.menus.base import READING, BaseMenu, TableMenu, editing, typed
+from rds_csi.simulator.menus.services import check_networks, is_within
 from rds_csi.simulator.versions import Version
 
 _TEXT, _BOOLEAN, _LIST = ArgumentKind.TEXT, ArgumentKind.BOOLEAN, ArgumentKind.LIST
@@ -22,6 +23,12 @@ class User:
     policies: frozenset[str]
     password: str = field(default="", repr=False)
     keys: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    """Where the user may come from; empty: from anywhere."""
+
+    def may_come_from(self, peer: str) -> bool:
+        """Whether the user's ``address`` admits that IP address."""
+        return is_within(peer, self.networks)
 
     def may_use(self, password: str) -> bool:
         """Whether that is the user's password."""
@@ -39,8 +46,18 @@ class _PolicyTable(TableMenu):
 
     _required: tuple[str, ...] = ()
 
+    _duplicate = "failure: already have such entry"
+
     def named(self, name: str) -> Item | None:
         return next((item for item in self.items() if item.values.get("name") == name), None)
+
+    def _require_free(self, name: str, item_id: str = "") -> None:
+        """Refuses the name of another item, and none at all."""
+        if not name:
+            raise RouterosError("invalid value for argument name")
+        taken = self.named(name)
+        if taken is not None and taken.id != item_id.upper():
+            raise RouterosError(self._duplicate)
 
     def _complete(self, values: Mapping[str, str]) -> None:
         missing = [name for name in self._required if not values.get(name)]
@@ -72,14 +89,16 @@ class GroupMenu(_PolicyTable):
 
     async def add(self, values: Mapping[str, str]) -> str:
         self._complete(values)
-        if self.named(values["name"]) is not None:
-            raise RouterosError("failure: already have such entry")
+        self._require_free(values["name"])
         policies = _changed(frozenset(), values.get("policy", ""))
         comment = {"comment": values["comment"]} if values.get("comment") else {}
         return self.put({"name": values["name"], "policy": _shown(policies), "skin": "default", **comment}).id
 
     async def set(self, item_id: str, values: Mapping[str, str]) -> None:
         item = self.known(item_id)
+        if values.get("name", item.values["name"]) != item.values["name"]:
+            # Its users would have to follow.
+            raise RouterosError("failure: /user/group set name is not simulated")
         others = {name: value for name, value in values.items() if name != "policy"}
         if "policy" in values:
             name = item.values["name"]
@@ -93,9 +112,10 @@ class GroupMenu(_PolicyTable):
 
 
 class UserMenu(_PolicyTable):
-    """/user: passwords are taken and never shown."""
+    """/user: passwords are taken and never shown. ``keys`` are those of each user, by the id of the user's item."""
 
     _required = ("name", "group")
+    _duplicate = "failure: user with the same name already exists"
 
     def __init__(self, version: Version, groups: GroupMenu, users: Iterable[UserOptions]) -> None:
         settable = {"name": _TEXT, "group": _TEXT, "password": _TEXT, "address": _LIST}
@@ -107,7 +127,7 @@ class UserMenu(_PolicyTable):
         for user in users:
             item = self._put(user.name, user.group)
             self._passwords[item.id] = user.password
-            self.keys[user.name] = user.keys
+            self.keys[item.id] = user.keys
 
     def user(self, name: str) -> User | None:
         """The user as the tables say at this moment; None: nobody, or disabled."""
@@ -115,21 +135,40 @@ class UserMenu(_PolicyTable):
         if item is None or item.values.get("disabled") is True:
             return None
         group = str(item.values["group"])
-        return User(name, group, self._groups.granted(group), self._passwords.get(item.id, ""), self.keys.get(name, ()))
+        networks = item.values.get("address")
+        return User(
+            name=name,
+            group=group,
+            policies=self._groups.granted(group),
+            password=self._passwords.get(item.id, ""),
+            keys=self.keys.get(item.id, ()),
+            networks=networks if isinstance(networks, tuple) else (),
+        )
 
     async def add(self, values: Mapping[str, str]) -> str:
         self._complete(values)
-        if self.named(values["name"]) is not None:
-            raise RouterosError("failure: user with the same name already exists")
-        self._require_group(values["group"])
+        self._require_free(values["name"])
+        self._check(values)
         item = self._put(values["name"], values["group"])
         await self.set(item.id, values)
         return item.id
 
-    async def set(self, item_id: str, values: Mapping[str, str]) -> None:
-        item = self.known(item_id)
+    async def remove(self, item_id: str) -> None:
+        await super().remove(item_id)
+        self._passwords.pop(item_id.upper(), None)
+        self.keys.pop(item_id.upper(), None)
+
+    def _check(self, values: Mapping[str, str]) -> None:
         if "group" in values:
             self._require_group(values["group"])
+        check_networks("address", values.get("address", ""))
+        if values.get("inactivity-timeout", "none") != "none":
+            raise RouterosError("failure: /user inactivity-timeout is not simulated")
+
+    async def set(self, item_id: str, values: Mapping[str, str]) -> None:
+        item = self.known(item_id)
+        self._require_free(values.get("name", str(item.values["name"])), item_id)
+        self._check(values)
         if "password" in values:
             self._passwords[item.id] = values["password"]
         await super().set(item_id, {name: value for name, value in values.items() if name != "password"})
@@ -151,24 +190,43 @@ class KeyMenu(_PolicyTable):
         super().__init__("/user/ssh-keys", version, commands, columns=("user", "key-owner"))
         self._users = users
         self._read = read
-        for user, keys in users.keys.items():
+        # The item of each key's user: a key follows its user to another name, and goes with it.
+        self._owners: dict[str, str] = {}
+        for user_id, keys in users.keys.items():
             for key in keys:
-                self._put(user, key)
+                self._put(user_id, key)
+
+    def items(self) -> Sequence[Item]:
+        found = []
+        for item in super().items():
+            user = self._users.item(self._owners[item.id])
+            if user is not None:
+                item.values["user"] = user.values["name"]
+                found.append(item)
+        return tuple(found)
+
+    def item(self, item_id: str) -> Item | None:
+        return next((item for item in self.items() if item.id == item_id.upper()), None)
 
     async def add(self, values: Mapping[str, str]) -> str:
         user, key = values.get("user", ""), values.get("key", "").strip()
-        if self._users.named(user) is None:
+        owner = self._users.named(user)
+        if owner is None:
             raise RouterosError("input does not match any value of user")
         if not key.startswith(("ssh-rsa ", "ssh-ed25519 ")):
             # What RouterOS says to an ECDSA key too.
             raise RouterosError("unable to load key file (wrong format or bad passphrase)!")
-        self._users.keys[user] = (*self._users.keys.get(user, ()), key)
-        return self._put(user, key).id
+        self._users.keys[owner.id] = (*self._users.keys.get(owner.id, ()), key)
+        return self._put(owner.id, key).id
+
+    async def set(self, item_id: str, values: Mapping[str, str]) -> None:
+        self.known(item_id)
+        raise RouterosError(f"failure: /user/ssh-keys set {' '.join(values)} is not simulated")
 
     async def remove(self, item_id: str) -> None:
         item = self.known(item_id)
-        user = str(item.values["user"])
-        self._users.keys[user] = tuple(key for key in self._users.keys[user] if key != item.values["key"])
+        owner = self._owners[item.id]
+        self._users.keys[owner] = tuple(key for key in self._users.keys[owner] if key != item.values["key"])
         await super().remove(item_id)
 
     async def run(self, command: str, item_ids: Sequence[str], values: Mapping[str, str]) -> object:
@@ -177,8 +235,10 @@ class KeyMenu(_PolicyTable):
         await self.add({"user": values.get("user", ""), "key": self._read(values.get("public-key-file", ""))})
         return None
 
-    def _put(self, user: str, key: str) -> Item:
-        return self.put({"user": user, "key": key, "key-owner": " ".join(key.split()[2:])})
+    def _put(self, user_id: str, key: str) -> Item:
+        item = self.put({"user": "", "key": key, "key-owner": " ".join(key.split()[2:])})
+        self._owners[item.id] = user_id
+        return item
 
 
 class ActiveMenu(BaseMenu):
