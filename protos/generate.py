@@ -1,4 +1,4 @@
-"""Generate ``rds_csi/csi/`` from ``csi.proto``: ``python protos/generate.py DIRECTORY`` (nox -s proto)."""
+"""Generate ``rds_csi/csi/`` from the protos here: ``python protos/generate.py DIRECTORY`` (nox -s proto)."""
 
 import subprocess
 import sys
@@ -10,6 +10,9 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.internal import decoder
 
 HERE = Path(__file__).parent
+PROTOS = ("csi.proto", "pluginregistration.proto")
+# Where each proto's Python package lies in what betterproto writes, and in the target.
+PACKAGES = {"csi/v1": "v1", "pluginregistration": "pluginregistration"}
 # extend google.protobuf.FieldOptions { bool csi_secret = 1059; } in csi.proto
 CSI_SECRET = 1059
 
@@ -60,15 +63,18 @@ def main(target: Path) -> None:
                 *("-m", "grpc_tools.protoc", f"-I{HERE}", f"-I{files('grpc_tools') / '_proto'}"),
                 f"--python_betterproto_out={scratch}",
                 f"--descriptor_set_out={scratch}/descriptors",
-                str(HERE / "csi.proto"),
+                *(str(HERE / proto) for proto in PROTOS),
             ],
             check=True,
         )
-        generated = (Path(scratch) / "csi" / "v1" / "__init__.py").read_text()
+        generated = {
+            place: (Path(scratch) / package / "__init__.py").read_text() for package, place in PACKAGES.items()
+        }
         descriptors = (Path(scratch) / "descriptors").read_bytes()
-    (target / "v1").mkdir(parents=True, exist_ok=True)
+    for place, module in generated.items():
+        (target / place).mkdir(parents=True, exist_ok=True)
+        (target / place / "__init__.py").write_text(module)
     (target / "__init__.py").write_text(INIT)
-    (target / "v1" / "__init__.py").write_text(generated)
     (target / "secrets.py").write_text(secret_fields(descriptors))
 
 

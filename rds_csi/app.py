@@ -17,9 +17,11 @@ from rds_csi import __version__
 from rds_csi.arrays.protocol import Array, Feature
 from rds_csi.connectors.nvme_connector import NvmeConnector
 from rds_csi.connectors.protocol import Connector
-from rds_csi.errors import ConfigurationError
+from rds_csi.edges import Edges
+from rds_csi.kubernetes.cluster import open_cluster
 from rds_csi.locks import LockFile, OperationLocks
 from rds_csi.metrics import Metrics
+from rds_csi.model.notices import announce_nothing
 from rds_csi.model.volumes import Finding, Node
 from rds_csi.parts import (
     Machine,
@@ -30,8 +32,7 @@ from rds_csi.parts import (
     read_boot_id,
     topology_of,
 )
-from rds_csi.rpc.activity import OPERATIONS, activity_of, no_troubles, status_socket
-from rds_csi.rpc.http import HttpEndpoint
+from rds_csi.rpc.activity import activity_of, no_troubles
 from rds_csi.rpc.server import CsiServer
 from rds_csi.services.controller import ControllerService
 from rds_csi.services.groups import GroupControllerService
@@ -42,7 +43,7 @@ from rds_csi.services.nodes import LocalNodes, NamedNodes, NodeDirectory, encode
 from rds_csi.services.observing import no_trouble
 from rds_csi.services.staged import StagedVolumes
 from rds_csi.settings import Settings
-from rds_csi.upkeep import LOCK_FILE, Upkeep, moved_by, nothing_moved
+from rds_csi.upkeep import LOCK_FILE, Moved, Upkeep, any_moved, moved_by
 from rds_csi.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -73,46 +74,48 @@ class Server:
         self._node_watch: Watch | None = None
         self._upkeep: Upkeep | None = None
         self._locks: list[OperationLocks] = []
+        self._cluster = open_cluster(settings)
+        self._announce = self._cluster.announce if self._cluster is not None else announce_nothing
 
     async def run(self, stop: anyio.Event, started: Callable[[], None] = lambda: None) -> None:
         """Serve until ``stop`` is set, then drain. ConfigurationError when something cannot be opened."""
         async with self._opened() as services:
-            server = CsiServer(self._settings.endpoint, services, self._metrics)
-            http, status = self._endpoints()
+            server = CsiServer(self._settings.endpoint, services, self._metrics, announce=self._announce)
+            edges = self._edges()
             try:
-                await http.start()
-                await _start_best_effort(status)
+                await edges.open()
                 if self._upkeep is not None:
                     await _unless(stop, self._upkeep.before_serving)
                 await server.start()
+                await edges.serve()
                 async with anyio.create_task_group() as tasks:
                     for watch in self._watches:
                         tasks.start_soon(watch.run)
                     if self._upkeep is not None:
                         tasks.start_soon(self._upkeep.run)
+                    tasks.start_soon(edges.run)
                     log.info("serving %s as %s", self._settings.endpoint, self._role_name())
                     started()
                     await stop.wait()
                     log.info("stopping: running calls get %g s to finish", self._settings.shutdown_grace)
+                    await edges.stop()
                     await server.drain(self._settings.shutdown_grace)
                     tasks.cancel_scope.cancel()
             finally:
                 with anyio.CancelScope(shield=True):
                     # Nothing is left to do here unless the server itself was cancelled or broke.
                     await server.drain(0)
-                    await status.close()
-                    await http.close()
+                    await edges.close()
         log.info("stopped")
 
-    def _endpoints(self) -> tuple[HttpEndpoint, HttpEndpoint]:
-        """The one for Prometheus and kubelet, and the one for ``rds-csi status`` on a node."""
-        private = f"unix:{status_socket(self._settings.state_dir)}" if Role.NODE in self._role else ""
-        activity = activity_of(self._locks, self._upkeep.troubles if self._upkeep is not None else no_troubles)
-        return (
-            HttpEndpoint(self._settings.http_endpoint, self._metrics, healthy=_no_problem, ready=self._problem),
-            HttpEndpoint(
-                private, self._metrics, healthy=_no_problem, ready=self._problem, documents={OPERATIONS: activity}
-            ),
+    def _edges(self) -> Edges:
+        return Edges(
+            self._settings,
+            self._metrics,
+            is_node=Role.NODE in self._role,
+            cluster=self._cluster,
+            problem=self._problem,
+            operations=activity_of(self._locks, self._upkeep.troubles if self._upkeep is not None else no_troubles),
         )
 
     @contextlib.asynccontextmanager
@@ -155,7 +158,7 @@ class Server:
         )
         locks = OperationLocks()
         self._locks.append(locks)
-        hosts = HostNqns(array.list_volumes, self._metrics)
+        hosts = HostNqns(array.list_volumes, self._metrics, self._announce)
         name = array.traits.name
         gauge = self._metrics.array_available.labels(name)
         self._watches += [
@@ -193,8 +196,9 @@ class Server:
                 records=records.all,
                 staged=StagedVolumes(records, filesystems, boot_id),
                 locks=locks,
-                moved=moved_by(self._array, settings.node_id) if self._array is not None else nothing_moved,
+                moved=self._moved(),
                 boot_id=boot_id,
+                announce=self._announce,
             )
         # One process knows its own host NQN; a controller elsewhere reads it from the node id.
         node_id = settings.node_id if self._array is not None else encode_node_id(settings.node_id, connector.host_nqn)
@@ -216,6 +220,13 @@ class Server:
             topology=topology_of(settings),
             trouble=self._upkeep.trouble if self._upkeep is not None else no_trouble,
         )
+
+    def _moved(self) -> Moved:
+        """Who knows which volumes are attached to other nodes only: the array where it is here, and the cluster."""
+        known: list[Moved] = [self._cluster.moved] if self._cluster is not None else []
+        if self._array is not None:
+            known.append(moved_by(self._array, self._settings.node_id))
+        return any_moved(known)
 
     async def _ready(self) -> bool:
         """A node is ready when its tools and modules are there; a controller also while its array is away."""
@@ -239,19 +250,6 @@ async def _unless(stop: anyio.Event, step: Callable[[], Awaitable[None]]) -> Non
         tasks.start_soon(run)
         await stop.wait()
         tasks.cancel_scope.cancel()
-
-
-async def _start_best_effort(status: HttpEndpoint) -> None:
-    """A person who cannot ask is no reason to leave pods without their volumes."""
-    try:
-        await status.start()
-    except ConfigurationError as error:
-        log.warning("rds-csi status cannot ask this server: %s", error)
-
-
-async def _no_problem() -> str:
-    # Whoever can answer is alive.
-    return ""
 
 
 async def serve(settings: Settings, role: Role) -> None:

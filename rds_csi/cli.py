@@ -24,7 +24,8 @@ EXIT_INTERRUPTED = 130
 _SERVER_FLAGS = (
     *("endpoint", "node_id", "driver_name", "array", "connector", "state_dir", "host_root", "nqn_prefix"),
     *("max_volumes_per_node", "max_connects", "sweep_interval", "grace", "sweep_unused"),
-    *("http_endpoint", "log_format", "log_level", "shutdown_grace"),
+    *("http_endpoint", "http_tls_cert", "http_tls_key", "http_token_file"),
+    *("kubelet_registration_dir", "kubernetes", "log_format", "log_level", "shutdown_grace"),
 )
 
 _EPILOG = """\
@@ -80,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         "sweep",
         "disconnect orphaned NVMe sessions of this driver, once or again and again",
         _sweep,
-        *("nqn_prefix", "interval", "grace", "sweep_unused", "dry_run"),
-        *("connector", "state_dir", "host_root", "log_format", "log_level"),
+        *("nqn_prefix", "interval", "grace", "sweep_unused", "dry_run", "connector", "state_dir", "host_root"),
+        *("node_id", "driver_name", "kubernetes", "log_format", "log_level"),
     )
     sweep.add_argument("--once", action="store_true", help="sweep once, whatever --interval says")
     sweep.add_argument("--output", choices=["text", "json"], default="text", help="how to print (default: text)")
@@ -161,6 +162,19 @@ def _parser() -> argparse.ArgumentParser:
         help="the list of --in-use is whole, although most of what is on the array would be orphans by it",
     )
     orphans.add_argument("--output", choices=["text", "json"], default="text", help="how to print (default: text)")
+    pre_stop = add(
+        "pre-stop",
+        "wait until a node that is being drained has no volume attached (the node container's preStop hook)",
+        _pre_stop,
+        *("node_id", "driver_name", "kubernetes", "log_format", "log_level"),
+    )
+    pre_stop.add_argument(
+        "--timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long to wait at most; the exit status is 0 all the same (default: 60)",
+    )
     demo = add("demo", "play the whole life of a volume on this machine; no array needed", _demo)
     demo.add_argument(
         "--array",
@@ -252,6 +266,13 @@ def _orphans(arguments: argparse.Namespace) -> int:
             as_json=arguments.output == "json",
         )
     )
+
+
+def _pre_stop(arguments: argparse.Namespace) -> int:
+    settings = _load(arguments)
+    from rds_csi.commands.pre_stop import pre_stop
+
+    return asyncio.run(pre_stop(settings, arguments.timeout))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

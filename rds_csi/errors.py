@@ -33,12 +33,20 @@ class FailedPrecondition(DriverError):
     """The state of the volume forbids the step until somebody has acted."""
 
 
+class FormatRefused(FailedPrecondition):
+    """A device is not given a filesystem, as it holds data, or may hold some."""
+
+
 class OutOfRange(DriverError):
     """A size or a position that cannot be given."""
 
 
 class ResourceExhausted(DriverError):
     """No room is left: on the array, on the node, or in a message."""
+
+
+class OutOfReach(ResourceExhausted):
+    """There may be room, but not where it is asked for: a CO tries another topology (CSI 1.13, CreateVolume)."""
 
 
 class Aborted(DriverError):

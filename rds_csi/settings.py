@@ -25,6 +25,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class ClusterUse(StrEnum):
+    """Whether the Kubernetes cluster is spoken to."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 class LogLevel(StrEnum):
     """From which weight on lines are logged."""
 
@@ -138,6 +145,31 @@ class Settings(BaseSettings):
         "",
         description="host:port for /metrics, /healthz and /readyz; empty for none",
         validation_alias=_variables("http_endpoint"),
+    )
+    http_tls_cert: str = Field(
+        "",
+        description="the certificate chain (PEM) of --http-endpoint, read again when it changes; empty for plain HTTP",
+        validation_alias=_variables("http_tls_cert"),
+    )
+    http_tls_key: str = Field(
+        "", description="the private key (PEM) of --http-tls-cert", validation_alias=_variables("http_tls_key")
+    )
+    http_token_file: str = Field(
+        "",
+        description="a file with the bearer token that /metrics asks for; empty for none",
+        validation_alias=_variables("http_token_file"),
+    )
+    kubelet_registration_dir: str = Field(
+        "",
+        description="the kubelet's plugin registration directory, for the driver to register itself; "
+        "empty when somebody else does",
+        validation_alias=_variables("kubelet_registration_dir"),
+    )
+    kubernetes: ClusterUse = Field(
+        ClusterUse.AUTO,
+        description="whether to speak to the Kubernetes API (events, attachments, start-up taint); "
+        "auto: where a ServiceAccount's token is mounted",
+        validation_alias=_variables("kubernetes"),
     )
     log_format: LogFormat = Field(
         LogFormat.TEXT, description="how log lines look", validation_alias=_variables("log_format")

@@ -11,6 +11,7 @@ from rds_csi.blockdev.users import DeviceUsers
 from rds_csi.connectors.nvme_connector import NvmeConnector
 from rds_csi.errors import DriverError
 from rds_csi.locks import OperationLocks
+from rds_csi.model.notices import Announce, announce_nothing
 from rds_csi.model.records import StageRecord
 from rds_csi.model.targets import NvmeTarget, Target
 from rds_csi.nvme.keeper import SessionKeeper
@@ -47,9 +48,11 @@ class Upkeep:
         locks: OperationLocks,
         moved: Moved,
         boot_id: str,
+        announce: Announce = announce_nothing,
     ) -> None:
         """``records`` gives all stage records, ``staged`` those of volumes that are staged now; ``locks`` are the node
-        service's; ``moved`` the NQNs of volumes that are known to be attached elsewhere and not here."""
+        service's; ``moved`` the NQNs of volumes that are known to be attached elsewhere and not here;
+        ``announce`` is told of outages and of orphans that were cut."""
         self._interval = settings.sweep_interval
         self._keeper = SessionKeeper(
             connector.resolver,
@@ -59,6 +62,7 @@ class Upkeep:
             drop=connector.disconnect,
             locks=locks,
             metrics=machine.metrics,
+            announce=announce,
         )
         self._cleaner = OrphanCleaner(
             connector.resolver,
@@ -73,6 +77,7 @@ class Upkeep:
             sweep_unused=settings.sweep_unused,
             dry_run=settings.dry_run,
             metrics=machine.metrics,
+            announce=announce,
         )
         machine.metrics.before_scrape(SessionFigures(connector.resolver, machine.metrics, settings.nqn_prefix).refresh)
 
@@ -99,9 +104,21 @@ class Upkeep:
                 tasks.start_soon(self._cleaner.run, self._interval)
 
 
-async def nothing_moved() -> frozenset[str]:
-    """Nobody tells this node what is attached elsewhere."""
-    return frozenset()
+def any_moved(known: Sequence[Moved]) -> Moved:
+    """What any of ``known`` tells; nothing where nobody knows."""
+
+    async def moved() -> frozenset[str]:
+        answers: list[frozenset[str]] = []
+
+        async def ask(one: Moved) -> None:
+            answers.append(await one())
+
+        async with anyio.create_task_group() as tasks:
+            for one in known:
+                tasks.start_soon(ask, one)
+        return frozenset().union(*answers)
+
+    return moved
 
 
 def moved_by(array: Array, node_id: str) -> Moved:

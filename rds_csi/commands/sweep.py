@@ -7,20 +7,23 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from rds_csi.blockdev.users import DeviceUsers
 from rds_csi.commands.tables import print_table
 from rds_csi.connectors.nvme_connector import NvmeConnector
 from rds_csi.errors import ConfigurationError
 from rds_csi.filesystem.records import FileStageRecords
+from rds_csi.kubernetes.cluster import Cluster, open_cluster
 from rds_csi.locks import LockFile, OperationLocks
 from rds_csi.metrics import Metrics
 from rds_csi.model.host import HostPaths
+from rds_csi.model.notices import announce_nothing
 from rds_csi.nvme.orphans import OrphanCleaner, Outcome
 from rds_csi.nvme.sightings import FILE_NAME, Sightings
 from rds_csi.parts import Machine, check_state_dir, open_connector, read_boot_id
 from rds_csi.settings import Settings
+from rds_csi.upkeep import any_moved
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +45,35 @@ async def sweep(settings: Settings, *, once: bool, as_json: bool) -> int:
     machine = Machine.of(settings, Metrics())
     connector = _connector(settings, machine)
     try:
-        cleaner = await _cleaner(settings, machine, connector)
-        tell = _print_json if as_json else _print_text
-        if settings.interval > 0 and not once:
-            await _sweep_until_stopped(cleaner, settings.interval, tell)
-            return 0
-        outcomes = await cleaner.attempt()
+        async with _told(open_cluster(settings)) as cluster:
+            cleaner = await _cleaner(settings, machine, connector, cluster)
+            tell = _print_json if as_json else _print_text
+            if settings.interval > 0 and not once:
+                await _sweep_until_stopped(cleaner, settings.interval, tell)
+                return 0
+            outcomes = await cleaner.attempt()
         if outcomes is None:
             return 1
         tell(outcomes)
         return 1 if any(outcome.failed for outcome in outcomes) else 0
     finally:
         connector.close()
+
+
+@contextlib.asynccontextmanager
+async def _told(cluster: Cluster | None) -> AsyncIterator[Cluster | None]:
+    """The cluster, where this is a pod of one: it tells what moved, and is told what was cut."""
+    if cluster is None:
+        yield None
+        return
+    events = asyncio.create_task(cluster.run())
+    try:
+        yield cluster
+    finally:
+        events.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await events
+        await cluster.close()
 
 
 def _connector(settings: Settings, machine: Machine) -> NvmeConnector:
@@ -68,7 +88,9 @@ def _connector(settings: Settings, machine: Machine) -> NvmeConnector:
     return connector
 
 
-async def _cleaner(settings: Settings, machine: Machine, connector: NvmeConnector) -> OrphanCleaner:
+async def _cleaner(
+    settings: Settings, machine: Machine, connector: NvmeConnector, cluster: Cluster | None
+) -> OrphanCleaner:
     locks, sightings = await _memory(settings, machine)
     return OrphanCleaner(
         connector.resolver,
@@ -77,12 +99,13 @@ async def _cleaner(settings: Settings, machine: Machine, connector: NvmeConnecto
         disconnect=connector.drop,
         staged=FileStageRecords(os.path.join(settings.state_dir, _RECORDS), machine.workers).all,
         locks=locks,
-        moved=_nothing_moved,
+        moved=any_moved([cluster.moved] if cluster is not None else []),
         prefix=settings.nqn_prefix,
         grace=settings.grace,
         sweep_unused=settings.sweep_unused,
         dry_run=settings.dry_run,
         metrics=machine.metrics,
+        announce=cluster.announce if cluster is not None else announce_nothing,
     )
 
 
@@ -110,11 +133,6 @@ async def _boot_id(host: HostPaths) -> str:
         with contextlib.suppress(ConfigurationError):
             return await read_boot_id(root)
     return ""
-
-
-async def _nothing_moved() -> frozenset[str]:
-    """Neither an array nor a cluster is asked."""
-    return frozenset()
 
 
 async def _sweep_until_stopped(cleaner: OrphanCleaner, interval: float, tell: Tell) -> None:

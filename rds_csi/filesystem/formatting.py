@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from rds_csi.errors import Aborted, FailedPrecondition, Unavailable
+from rds_csi.errors import Aborted, FailedPrecondition, FormatRefused, Unavailable
 from rds_csi.filesystem.blockdev import opened
 from rds_csi.filesystem.holders import who_writes
 from rds_csi.filesystem.mkfs import arguments, check_format
@@ -71,7 +71,7 @@ async def _is_half_made(workers: Workers, device: Device, uuid: str) -> bool:
     found = await workers.run(lambda: read_superblocks(device), timeout=_LOOK_SECONDS, key=device.path)
     for superblock in found:
         if superblock.uuid != uuid:
-            raise FailedPrecondition(
+            raise FormatRefused(
                 f"{device.path} holds {superblock.fs_type} {superblock.uuid}, so it is not formatted",
                 remedy="If its data is not needed, wipe the volume (wipefs) or make a new one.",
             )

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from rds_csi.errors import Aborted, DriverError, FailedPrecondition, NotFound, Unavailable
+from rds_csi.errors import Aborted, DriverError, FailedPrecondition, FormatRefused, NotFound, Unavailable
 from rds_csi.filesystem.flags import MOUNT_FLAGS, check_flags, superblock_options
 from rds_csi.filesystem.mkfs import check_format
 from rds_csi.filesystem.protocol import Content, Mount, MountTable, Usage
@@ -87,7 +87,7 @@ class MemoryFilesystems:
             raise Aborted(f"{device.path} is held by another program or a mount")
         found = self._content(device)
         if found.fs_type and found.uuid != uuid:
-            raise FailedPrecondition(f"{device.path} holds {found.fs_type} {found.uuid}: it is not formatted")
+            raise FormatRefused(f"{device.path} holds {found.fs_type} {found.uuid}: it is not formatted")
         self.contents[device.path] = Content(fs_type=fs_type, uuid=uuid, blank=False, detail="")
         self.sizes[device.path] = device.size
 

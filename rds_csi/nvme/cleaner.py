@@ -12,6 +12,7 @@ from rds_csi.blockdev.users import DeviceUsers
 from rds_csi.errors import Aborted, ConfigurationError, DeadlineExceeded, DriverError
 from rds_csi.locks import OperationLocks
 from rds_csi.metrics import Metrics
+from rds_csi.model.notices import Announce, Notice, Reason, announce_nothing
 from rds_csi.nvme.decision import Decision, Hang, Snapshot, Verdict, decide, names
 from rds_csi.nvme.resolver import DeviceResolver
 from rds_csi.nvme.sessions import Session
@@ -77,10 +78,11 @@ class OrphanCleaner:
         clock: Clock | None = None,
         random: Random | None = None,
         deadline: float = DISCONNECT_SECONDS,
+        announce: Announce = announce_nothing,
     ) -> None:
         """``disconnect`` takes a session away and sees it gone. ``staged`` gives all stage records, ``moved`` the NQNs
         of volumes that are known to be attached elsewhere and not here. ``clock`` counts CLOCK_BOOTTIME;
-        ``deadline`` is in seconds, for each disconnect.
+        ``deadline`` is in seconds, for each disconnect. ``announce`` is told of each session that was disconnected.
 
         ConfigurationError for an empty ``prefix``, which would make every subsystem ours.
         """
@@ -103,6 +105,7 @@ class OrphanCleaner:
         self._clock = clock or Clock(now=boottime)
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self._deadline = deadline
+        self._announce = announce
         self._places = asyncio.Semaphore(DISCONNECTS_AT_ONCE)
         # Disconnects that are under way, those included that the sweep no longer waits for.
         self._tasks: set[asyncio.Task[Outcome]] = set()
@@ -225,6 +228,8 @@ class OrphanCleaner:
         # The next of its name begins anew.
         self._sightings.forget(verdict.nqn)
         log.info("%s is disconnected", verdict.nqn)
+        told = f"the orphaned session of {verdict.nqn} was disconnected: {verdict.reason}"
+        self._announce(Notice(Reason.ORPHAN_DISCONNECTED, told, warning=True, nqn=verdict.nqn))
         return Outcome(verdict, Result.DISCONNECTED)
 
     def _overdue(self, verdict: Verdict) -> Outcome:

@@ -17,6 +17,7 @@ from rds_csi.errors import Aborted, DeadlineExceeded, DriverError
 from rds_csi.locks import OperationLocks
 from rds_csi.metrics import Metrics
 from rds_csi.model.connection import ConnectionConfig
+from rds_csi.model.notices import Announce, Notice, Reason, announce_nothing
 from rds_csi.model.records import StageRecord
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.nvme.outages import Condition, Moment, Watched, condition_of
@@ -67,9 +68,11 @@ class SessionKeeper:
         clock: Clock | None = None,
         random: Random | None = None,
         wall_clock: Callable[[], float] = time.time,
+        announce: Announce = announce_nothing,
     ) -> None:
         """``staged`` gives the records of the volumes that are staged now; ``attempt`` tries once to have every
-        portal connected; ``drop`` disconnects it, and raises when it is in use. ``locks`` are the node service's."""
+        portal connected; ``drop`` disconnects it, and raises when it is in use. ``locks`` are the node service's;
+        ``announce`` is told of each outage once, and of its end."""
         self._resolver = resolver
         self._uevents = uevents
         self._staged = staged
@@ -80,6 +83,7 @@ class SessionKeeper:
         self._clock = clock or Clock()
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self._wall_clock = wall_clock
+        self._announce = announce
         self._watched: dict[str, Watched] = {}
         self._attempts: dict[str, asyncio.Task[None]] = {}
         # Subsystems and controllers of the watched sessions, as sysfs names them, with their NQNs.
@@ -167,8 +171,17 @@ class SessionKeeper:
         change = watched.see(session, self._now)
         for sentence in change.sentences:
             log.log(logging.INFO if watched.is_well else logging.WARNING, "%s", sentence)
+        if change.loss:
+            self._tell(watched, Reason.SESSION_LOST, change.loss)
         if change.outage is not None:
             self._metrics.outage_seconds.observe(change.outage)
+            back = f"the session of {watched.target.nqn} is live again after {change.outage:.0f} s"
+            self._tell(watched, Reason.SESSION_RECOVERED, back)
+
+    def _tell(self, watched: Watched, reason: Reason, message: str) -> None:
+        is_bad = reason is Reason.SESSION_LOST
+        volume_id, nqn = watched.record.volume_id, watched.target.nqn
+        self._announce(Notice(reason, message, warning=is_bad, volume_id=volume_id, nqn=nqn))
 
     def _count(self) -> None:
         watched = self._watched.values()

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 
@@ -71,11 +71,12 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a look has found to be otherwise than before: in sentences for the log, and the length (s) of an outage
-    that has ended."""
+    """What a look has found to be otherwise than before: in sentences for the log, the length (s) of an outage that has
+    ended, and of one that has begun what is being done about it."""
 
     sentences: tuple[str, ...] = ()
     outage: float | None = None
+    loss: str = ""
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ class Watched:
         """Take over what a look has found."""
         change = self._see_condition(condition_of(session), session, now)
         portals = self._see_portals(missing_portals(self.target, session), now)
-        return Change((*change.sentences, *portals), change.outage)
+        return replace(change, sentences=(*change.sentences, *portals))
 
     def trouble(self) -> str:
         """Why not all of the volume's session is there, in one sentence; "" when it is."""
@@ -140,12 +141,23 @@ class Watched:
             length = now().seconds - self.away_since.seconds
             self.away_since, self.failure = None, ""
             return Change((f"{name} is live again after {length:.0f} s",), length)
+        loss = "" if self.away_since is not None else self._loss(condition)
         self.away_since = self.away_since or now()
         if condition is Condition.LOST and before is not Condition.LOST:
-            return Change((f"{name} was given up by the kernel; it is connected again while the volume is staged",))
+            sentence = f"{name} was given up by the kernel; it is connected again while the volume is staged"
+            return Change((sentence,), loss=loss)
         if condition is Condition.AWAY and before is Condition.LIVE:
-            return Change((f"{name} is away, I/O waits: {self.states}",))
+            return Change((f"{name} is away, I/O waits: {self.states}",), loss=loss)
         return Change()
+
+    def _loss(self, condition: Condition) -> str:
+        """An outage that begins, in the same words each time: without states and moments."""
+        if condition is Condition.AWAY:
+            return f"the session of {self.target.nqn} is away: I/O waits, and the kernel reconnects it"
+        return (
+            f"the kernel has given up the session of {self.target.nqn}: the driver connects it again "
+            f"every {self.record.config.reconnect_delay} s while the volume is staged"
+        )
 
     def _see_portals(self, missing: tuple[str, ...], now: Callable[[], Moment]) -> tuple[str, ...]:
         before, self.missing = self.missing, missing

@@ -6,6 +6,7 @@ import logging
 import secrets
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 
 import betterproto
@@ -21,6 +22,7 @@ from rds_csi.rpc.decode import decode
 from rds_csi.rpc.encode import encode
 from rds_csi.rpc.limits import Limits
 from rds_csi.rpc.methods import Method
+from rds_csi.rpc.notices import notice_of
 from rds_csi.rpc.redact import describe, scrub, secret_values
 from rds_csi.rpc.status import OK, Outcome, clean_text, outcome_of
 from rds_csi.rpc.wire import CONTENT_TYPE, Reply, receive_request, timeout_of
@@ -185,7 +187,13 @@ class Call:
             )
         if self._cause is not None:
             return self._cause.value
+        self._announce(error, hidden)
         return Outcome(outcome.code, scrub(outcome.text, hidden))
+
+    def _announce(self, error: Exception, hidden: frozenset[str]) -> None:
+        notice = notice_of(self.method.name, self._request, error) if self._request is not None else None
+        if notice is not None:
+            self.method.announce(replace(notice, message=scrub(notice.message, hidden)))
 
     def _arm(self) -> None:
         """Read the caller's deadline, hand it down, and stop the call when it comes."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from rds_csi.errors import ConfigurationError
 from rds_csi.logging import log
 from rds_csi.metrics import Metrics
+from rds_csi.rpc.http_tls import TlsContext
+from rds_csi.rpc.http_token import BearerToken
 from rds_csi.rpc.sockets import Listener, listen, path_of
 from rds_csi.rpc.status import clean_text
 
@@ -36,6 +38,7 @@ _JSON = "application/json"
 _REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     431: "Request Header Fields Too Large",
@@ -48,13 +51,19 @@ class _Answer:
     status: int
     body: bytes
     content_type: str = _TEXT
+    # Further header lines, each with its CRLF.
+    headers: str = ""
 
     def encode(self, *, with_body: bool) -> bytes:
         head = (
             f"HTTP/1.1 {self.status} {_REASONS[self.status]}\r\nContent-Type: {self.content_type}\r\n"
-            f"Content-Length: {len(self.body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+            f"Content-Length: {len(self.body)}\r\nX-Content-Type-Options: nosniff\r\n{self.headers}"
+            "Connection: close\r\n\r\n"
         )
         return head.encode("latin-1") + (self.body if with_body else b"")
+
+
+_UNAUTHORIZED = _Answer(401, b"a bearer token is needed\n", headers='WWW-Authenticate: Bearer realm="rds-csi"\r\n')
 
 
 class HttpEndpoint:
@@ -68,16 +77,22 @@ class HttpEndpoint:
         healthy: Check,
         ready: Check,
         documents: Mapping[str, Document] | None = None,
+        tls: TlsContext | None = None,
+        token: BearerToken | None = None,
     ) -> None:
         """``address``: ``host:port`` or ``[v6]:port``, where port 0 takes a free one; or ``unix:/path``, a socket
         for its owner alone that is removed by ``close``. With "" ``start`` does nothing.
 
         ``documents``: what else is answered, as JSON, by its path (``/operations``).
+        ``tls``: every connection is secured with it. ``token``: asked for all but the checks, which are for probes
+        that have none.
         """
         self._address = address
         self._metrics = metrics
         self._checks = {"/healthz": healthy, "/readyz": ready}
         self._documents = dict(documents or {})
+        self._tls = tls
+        self._token = token
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,6 +163,10 @@ class HttpEndpoint:
             # TimeoutError is an OSError: a client that is too slow, or has gone, gets nothing.
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_EXCHANGE_SECONDS):
+                    if self._tls is not None:
+                        # Here and not by the listening socket: the handshake is within the bounds of time and number,
+                        # and each connection gets the certificate that is in the files now.
+                        await writer.start_tls(self._tls.get())
                     writer.write(await self._answer(reader))
                     await writer.drain()
                     writer.close()
@@ -161,13 +180,16 @@ class HttpEndpoint:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             return _Answer(431, b"the request is too long\n").encode(with_body=True)
-        words = head.split(b"\r\n", 1)[0].split(b" ")
+        first, *others = head.split(b"\r\n")
+        words = first.split(b" ")
         if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
             return _Answer(400, b"this is no HTTP/1 request\n").encode(with_body=True)
         method, target, _ = words
         if method not in (b"GET", b"HEAD"):
             return _Answer(405, b"only GET and HEAD are answered\n").encode(with_body=True)
-        answer = await self._look(target.split(b"?", 1)[0].decode("latin-1"))
+        path = target.split(b"?", 1)[0].decode("latin-1")
+        is_open = path in self._checks or self._token is None or self._token.is_shown(others)
+        answer = await self._look(path) if is_open else _UNAUTHORIZED
         return answer.encode(with_body=method == b"GET")
 
     async def _look(self, path: str) -> _Answer:

@@ -8,10 +8,12 @@ import betterproto
 from grpclib.const import Handler, Status
 
 from rds_csi.metrics import Metrics
+from rds_csi.model.notices import Announce, announce_nothing
 from rds_csi.rpc import decode, encode
 
-# Called every few seconds by probes and sidecars: in the log only for who asks for everything.
-_TRIVIAL = frozenset({"Probe", "GetPluginInfo", "GetPluginCapabilities"})
+# Called every few seconds by probes and sidecars, or told otherwise (registration): in the log only for who asks for
+# everything.
+_TRIVIAL = frozenset({"Probe", "GetPluginInfo", "GetPluginCapabilities", "GetInfo", "NotifyRegistrationStatus"})
 _TRIVIAL_SUFFIX = "GetCapabilities"
 
 # Which fields tell what a call is about; the first that is set goes into the access log.
@@ -54,14 +56,17 @@ class Method:
         metrics: Metrics,
         *,
         streaming: bool = False,
+        announce: Announce = announce_nothing,
     ) -> None:
-        """``path``: ``/csi.v1.Identity/Probe``. ``streaming``: any number of responses, instead of one."""
+        """``path``: ``/csi.v1.Identity/Probe``. ``streaming``: any number of responses, instead of one. ``announce``
+        is told of failures that a person must know of."""
         decode.prepare(request_type)
         encode.prepare(response_type)
         self.name = path.rpartition("/")[2]
         self.function = function
         self.request_type = request_type
         self.streaming = streaming
+        self.announce = announce
         trivial = self.name in _TRIVIAL or self.name.endswith(_TRIVIAL_SUFFIX)
         self.level = logging.DEBUG if trivial else logging.INFO
         self.in_flight = metrics.rpc_in_flight.labels(self.name)
@@ -85,7 +90,9 @@ class Method:
         return {}
 
 
-def methods_of(services: Sequence[Service], metrics: Metrics) -> dict[str, Method]:
+def methods_of(
+    services: Sequence[Service], metrics: Metrics, announce: Announce = announce_nothing
+) -> dict[str, Method]:
     """All methods of ``services`` by their path. TypeError for a method that takes a stream of requests."""
     methods: dict[str, Method] = {}
     for service in services:
@@ -99,5 +106,6 @@ def methods_of(services: Sequence[Service], metrics: Metrics) -> dict[str, Metho
                 handler.reply_type,
                 metrics,
                 streaming=handler.cardinality.server_streaming,
+                announce=announce,
             )
     return methods

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rds_csi import logging as log_lines
 from rds_csi.metrics import Metrics
+from rds_csi.model.notices import Announce, announce_nothing
 from rds_csi.rpc.calls import Cause, Phase
 from rds_csi.rpc.connections import Connections
 from rds_csi.rpc.limits import Limits
@@ -29,12 +30,14 @@ class CsiServer:
         *,
         limits: Limits | None = None,
         socket_mode: int = SOCKET_MODE,
+        announce: Announce = announce_nothing,
     ) -> None:
-        """ConfigurationError for an endpoint that is none."""
+        """ConfigurationError for an endpoint that is none. ``announce`` is told of failed calls that a person must
+        know of."""
         self.path = path_of(endpoint)
         self._socket_mode = socket_mode
         self._limits = limits or Limits()
-        self._connections = Connections(methods_of(services, metrics), self._limits)
+        self._connections = Connections(methods_of(services, metrics, announce), self._limits)
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
 
@@ -49,6 +52,11 @@ class CsiServer:
             listener.remove()
             raise
         log_lines.log(logger, logging.INFO, "serving", endpoint=f"unix://{self.path}")
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether it listens, and the socket file that was made for it is still there."""
+        return self._server is not None and self._listener is not None and self._listener.is_there()
 
     @property
     def open_connections(self) -> int:

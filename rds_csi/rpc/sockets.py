@@ -34,11 +34,18 @@ class Listener:
     device: int
     inode: int
 
-    def remove(self) -> None:
-        """Remove the file, unless another server has put its own there meanwhile."""
-        with contextlib.suppress(OSError):
+    def is_there(self) -> bool:
+        """Whether the file is still the one that was made; another server may have put its own there meanwhile."""
+        try:
             found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another server's."""
+        with contextlib.suppress(OSError):
+            if self.is_there():
                 os.unlink(self.path)
 
 

@@ -7,7 +7,7 @@ interrupted mkfs of this very driver can have written. Every doubt is an error f
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rds_csi.errors import FailedPrecondition
+from rds_csi.errors import FormatRefused
 from rds_csi.filesystem.protocol import Content, Filesystems
 from rds_csi.model.devices import Device
 from rds_csi.model.records import FormatState, StageRecord
@@ -30,7 +30,7 @@ class FormatGate:
         self._new_uuid = new_uuid
 
     async def decide(self, device: Device, wish: StageWish, record: StageRecord | None) -> Plan:
-        """The plan; FailedPrecondition when the device must not be used as asked, Unavailable when it cannot
+        """The plan; FormatRefused when the device must not be used as asked, Unavailable when it cannot
         be read. A recognised filesystem is never formatted, but the unfinished one of our own mkfs."""
         content = await self._filesystems.identify(device)
         half_made = record is not None and not wish.read_only and _is_half_made(wish, record)
@@ -45,7 +45,7 @@ class FormatGate:
             _check_type(device, wish, content)
             return Plan(format=False, fs_uuid=content.uuid)
         if wish.read_only:
-            raise FailedPrecondition(
+            raise FormatRefused(
                 f"volume {wish.volume_id} has no filesystem that is known ({content.detail or 'nothing found'}), "
                 "and one that is asked for read-only is never formatted"
             )
@@ -55,7 +55,7 @@ class FormatGate:
         if not proof.blank:
             raise _not_ours(device, wish, proof)
         if record is not None and record.format_state is FormatState.FORMATTED:
-            raise FailedPrecondition(
+            raise FormatRefused(
                 f"{device.path} of volume {wish.volume_id} reads as blank, but this node has seen its "
                 f"{record.fs_type} before: it will not be formatted again",
                 remedy="Look at the volume on the array. If it is new in truth, unstage it, and stage it again.",
@@ -79,15 +79,15 @@ def _is_half_made(wish: StageWish, record: StageRecord) -> bool:
 
 def _check_type(device: Device, wish: StageWish, content: Content) -> None:
     if content.fs_type != wish.fs_type:
-        raise FailedPrecondition(
+        raise FormatRefused(
             f"{device.path} of volume {wish.volume_id} holds {content.fs_type}, and {wish.fs_type} is asked for",
             remedy=f"Use fsType {content.fs_type}; a volume that holds data is never formatted.",
         )
 
 
-def _not_ours(device: Device, wish: StageWish, proof: Content) -> FailedPrecondition:
+def _not_ours(device: Device, wish: StageWish, proof: Content) -> FormatRefused:
     found = proof.detail or proof.fs_type or "data of an unknown kind"
-    return FailedPrecondition(
+    return FormatRefused(
         f"{device.path} of volume {wish.volume_id} is neither blank nor a known filesystem ({found}): "
         "it will not be formatted",
         remedy=f"If its data is not needed in truth, run wipefs -a {device.path} on this node after checking twice.",

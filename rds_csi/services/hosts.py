@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from rds_csi.errors import DriverError, FailedPrecondition
 from rds_csi.metrics import Metrics
+from rds_csi.model.notices import Announce, Notice, Reason, announce_nothing
 from rds_csi.model.volumes import Finding, Node, Volume
 from rds_csi.services.nodes import name_of
 
@@ -18,6 +19,7 @@ SUBJECT = "host identity"
 # Several such pairs are named up to here.
 _TOLD = 5
 
+_WHY = "the array cannot tell them apart, so that each can write to the other's volumes"
 _REMEDY = (
     "Drain one of them and give it an identity of its own: uuidgen > /etc/nvme/hostid; "
     'echo "nqn.2014-08.org.nvmexpress:uuid:$(cat /etc/nvme/hostid)" > /etc/nvme/hostnqn; '
@@ -28,10 +30,17 @@ _REMEDY = (
 class HostNqns:
     """Which node names show which host NQN, by the attachments of all volumes on the array."""
 
-    def __init__(self, volumes: Callable[[], Awaitable[Sequence[Volume]]], metrics: Metrics) -> None:
-        """``volumes`` gives all volumes of the array (``Array.list_volumes``)."""
+    def __init__(
+        self,
+        volumes: Callable[[], Awaitable[Sequence[Volume]]],
+        metrics: Metrics,
+        announce: Announce = announce_nothing,
+    ) -> None:
+        """``volumes`` gives all volumes of the array (``Array.list_volumes``). ``announce`` is told of every node that
+        has not a host NQN of its own, at each check."""
         self._volumes = volumes
         self._metrics = metrics
+        self._announce = announce
         # Host NQN → names of the nodes; None until the first look.
         self._names: dict[str, set[str]] | None = None
 
@@ -44,6 +53,9 @@ class HostNqns:
             await self._look()
         except DriverError as error:
             log.debug("the host NQNs could not be compared: %s", error)
+        else:
+            for host_nqn, nodes in _duplicates(self._names or {}).items():
+                self._tell(host_nqn, nodes)
         return _findings(self._names or {})
 
     async def admit(self, node: Node, volume: Volume) -> None:
@@ -58,6 +70,7 @@ class HostNqns:
             # What was seen may be over: a node that registered under a new name, say, and left the old one behind.
             names = here | (await self._look()).get(node.host_nqn, set())
         if others := sorted(names - {name}):
+            self._tell(node.host_nqn, sorted({name, *others}))
             raise FailedPrecondition(
                 f"node {name} has the same host NQN as {', '.join(others)}, to which volumes are attached: "
                 f"{node.host_nqn}; shutting one of them out would shut out neither or both",
@@ -65,6 +78,13 @@ class HostNqns:
             )
         if self._names is not None:
             self._names.setdefault(node.host_nqn, set()).add(name)
+
+    def _tell(self, host_nqn: str, nodes: Sequence[str]) -> None:
+        """A notice on each of the nodes, naming the others."""
+        for node in nodes:
+            others = [name for name in nodes if name != node][:_TOLD]
+            message = f"this node has the same host NQN as {', '.join(others)}: {host_nqn}; {_WHY}. {_REMEDY}"
+            self._announce(Notice(Reason.DUPLICATE_HOST_IDENTITY, message, warning=True, node=node))
 
     async def _look(self) -> Mapping[str, set[str]]:
         names: dict[str, set[str]] = {}
@@ -87,5 +107,4 @@ def _findings(names: Mapping[str, set[str]]) -> list[Finding]:
         return [Finding(SUBJECT, True, "every node with an attachment has a host NQN of its own")]
     told = [f"nodes {' and '.join(nodes)} have the same host NQN {nqn}" for nqn, nodes in duplicates.items()]
     more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
-    why = "the array cannot tell them apart, so that each can write to the other's volumes"
-    return [Finding(SUBJECT, False, f"{'; '.join(told[:_TOLD])}{more}: {why}", _REMEDY)]
+    return [Finding(SUBJECT, False, f"{'; '.join(told[:_TOLD])}{more}: {_WHY}", _REMEDY)]

@@ -7,7 +7,7 @@ accessible topology: the segments with which the services are started.
 from collections.abc import Mapping, Sequence
 
 from rds_csi.csi.v1 import Topology, TopologyRequirement
-from rds_csi.errors import ResourceExhausted
+from rds_csi.errors import OutOfReach
 
 Segments = Mapping[str, str]
 
@@ -41,13 +41,13 @@ def fits(requirement: TopologyRequirement, segments: Segments) -> bool:
 
 
 def check_requirement(requirement: TopologyRequirement, segments: Segments, what: str) -> None:
-    """ResourceExhausted when none of the requisite topologies is one of the array's."""
+    """OutOfReach when none of the requisite topologies is one of the array's."""
     if fits(requirement, segments):
         return
     asked = requirement.requisite[:8]
     wanted = "; ".join(", ".join(f"{key}={value}" for key, value in item.segments.items()) for item in asked)
     here = ", ".join(f"{key}={value}" for key, value in segments.items())
-    raise ResourceExhausted(
+    raise OutOfReach(
         f"{what} can be reached from {here} only, not from {wanted[:512]}",
         remedy="Run the pod in that topology, or use a StorageClass of an array there.",
     )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,8 +25,16 @@ POLL_SECONDS = 0.01
 class Driver:
     """``rds-csi ROLE`` with the given flags; its socket, state and log lie below ``directory``."""
 
-    def __init__(self, directory: Path, *flags: str, role: str = "all", path: str = "") -> None:
-        """``path``: directories that come before $PATH, for tools that a test put there."""
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        role: str = "all",
+        path: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """``path``: directories that come before $PATH, for tools that a test put there; ``environment``: variables
+        that are set beside this process's own."""
         self.socket = directory / "csi.sock"
         self.log = directory / "driver.log"
         self._argv = [
@@ -34,7 +43,9 @@ class Driver:
             *(() if role == "controller" else ("--state-dir", str(directory / "state"))),
             *flags,
         ]
-        self._environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"} if path else dict(os.environ)
+        self._environment = {**os.environ, **(environment or {})}
+        if path:
+            self._environment["PATH"] = f"{path}:{os.environ['PATH']}"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -10,6 +10,7 @@ from rds_csi.locks import OperationLocks
 from rds_csi.metrics import Metrics
 from rds_csi.model.connection import ConnectionConfig
 from rds_csi.model.devices import DeviceNumber
+from rds_csi.model.notices import Notice
 from rds_csi.model.records import StageRecord
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.nvme.cleaner import Disconnect
@@ -61,6 +62,7 @@ class SweepHost:
         self.at_closer_look: Callable[[], object] | None = None
         self.moved: set[str] = set()
         self.disconnected: list[str] = []
+        self.notices: list[Notice] = []
         self.sightings = self.new_sightings()
         self.table(INIT)
 
@@ -194,6 +196,7 @@ class SweepHost:
             dry_run=dry_run,
             clock=self.clock.clock,
             deadline=deadline,
+            announce=self.notices.append,
         )
 
     async def sweep(self, cleaner: OrphanCleaner | None = None) -> dict[str, Outcome]:

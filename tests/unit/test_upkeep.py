@@ -20,7 +20,7 @@ from rds_csi.model.volumes import AccessMode, Attachment, Node, Volume
 from rds_csi.nvme.sightings import FILE_NAME
 from rds_csi.parts import Machine
 from rds_csi.settings import load_settings
-from rds_csi.upkeep import Upkeep, moved_by, nothing_moved
+from rds_csi.upkeep import Upkeep, any_moved, moved_by
 from tests.support.nvme_bench import NQN, TARGET, UUID, NvmeBench
 from tests.support.rpc import eventually
 
@@ -214,4 +214,14 @@ async def test_a_volume_has_moved_when_it_is_attached_elsewhere_and_not_here() -
 
 async def test_an_array_that_is_away_tells_of_nothing_that_moved() -> None:
     assert await moved_by(cast(Array, Listing(error=Unavailable("it is away"))), "n1")() == frozenset()
-    assert await nothing_moved() == frozenset()
+
+
+async def test_whatever_any_of_those_who_know_tells_has_moved() -> None:
+    async def first() -> frozenset[str]:
+        return frozenset({"a", "b"})
+
+    async def second() -> frozenset[str]:
+        return frozenset({"b", "c"})
+
+    assert await any_moved([first, second])() == {"a", "b", "c"}
+    assert await any_moved([])() == frozenset()
