@@ -14,7 +14,8 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "layers", "proto", "types", "unit", "integration", "kernel"]
+_QUICK = ["lint", "layers", "proto", "types", "unit", "docs", "chart"]
+nox.options.sessions = [*_QUICK, "integration", "image", "kernel"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
@@ -34,6 +35,9 @@ REQUIREMENTS = sorted(str(path) for path in Path("requirements").glob("*.in"))
 
 CSI_SANITY = "v5.6.0"
 CSI_SANITY_PACKAGE = f"github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@{CSI_SANITY}"
+HELM = "v4.3.1"
+KUBE_SCORE = "v1.20.0"
+KUBE_SCORE_PACKAGE = "github.com/zegl/kube-score/cmd/kube-score"
 # What the go.mod files of csi-test and of benchmarks/load ask for.
 OLDEST_GO = (1, 26)
 
@@ -72,7 +76,7 @@ def proto(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types of the package, the tests, the benchmarks and this file (mypy --strict)."""
-    install(session, "types", "runtime", "test", "nox")
+    install(session, "types", "runtime", "test", "nox", "image")
     session.run("mypy")
 
 
@@ -81,6 +85,18 @@ def unit(session: nox.Session) -> None:
     """Logic: no root, no sleeping, no patching."""
     install_driver(session)
     run_tests(session, "tests/unit")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages say what the code does; `nox -s docs -- --write` re-makes docs/reference/ from it."""
+    install_driver(session)
+    if "--write" in session.posargs:
+        session.run("python", "-m", "docs.generate", "--write")
+        return
+    install(session, "docs")
+    session.run("python", "-m", "docs.generate")
+    run_tests(session, "tests/docs")
 
 
 @nox.session
@@ -101,6 +117,33 @@ def kernel(session: nox.Session) -> None:
     results = [f"--results={RESULTS}"] if RESULTS else []
     env = {"CSI_SANITY": csi_sanity(session)}
     session.run("python", "-m", "tests.vm.lane", *results, *session.posargs, env=env)
+
+
+@nox.session
+def image(session: nox.Session) -> None:
+    """The container image: built from nothing, looked through, run in both roles (root)."""
+    need_root(session)
+    install_debian(session, "tests/image/packages.txt")
+    install_driver(session)
+    install(session, "image")
+    session.run("hadolint", "Containerfile")
+    session.run("python", "-m", "tests.image")
+    run_tests(session, "tests/image", CSI_SANITY=csi_sanity(session))
+
+
+@nox.session
+def chart(session: nox.Session) -> None:
+    """The Helm chart: lint, snapshots, schemas, security; `nox -s chart -- --write` re-makes snapshots and README."""
+    install_driver(session)
+    install(session, "chart")
+    env = {
+        "HELM": install_go_program(session, "helm", HELM, f"helm.sh/helm/v4/cmd/helm@{HELM}"),
+        "KUBE_SCORE": install_go_program(session, "kube-score", KUBE_SCORE, f"{KUBE_SCORE_PACKAGE}@{KUBE_SCORE}"),
+    }
+    if "--write" in session.posargs:
+        session.run("python", "-m", "tests.chart.write", env=env)
+        return
+    run_tests(session, "tests/chart", **env)
 
 
 @nox.session
