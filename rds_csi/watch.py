@@ -36,6 +36,7 @@ class Watch:
         self._interval = interval
         self._random = random or Random()  # noqa: S311 - spreads load, guards nothing
         self._problems: tuple[Finding, ...] | None = None
+        self._hints: frozenset[Finding] = frozenset()
 
     async def ready(self) -> bool:
         """The outcome of the last look; the first one is waited for."""
@@ -50,7 +51,13 @@ class Watch:
 
     async def look(self) -> bool:
         """Look once now; log what changed."""
-        problems = tuple(finding for finding in await self._check() if not finding.ok)
+        findings = await self._check()
+        problems = tuple(finding for finding in findings if not finding.ok)
+        # What is missing only for some volumes (a filesystem's tools) keeps nobody from work, but is told as well.
+        hints = frozenset(finding for finding in findings if finding.ok and finding.remedy)
+        for hint in [finding for finding in findings if finding in hints - self._hints]:
+            log.info("%s: %s: %s. %s", self._subject, hint.subject, hint.message, hint.remedy)
+        self._hints = hints
         # Compared only now: two looks at once must not tell one change twice.
         before, self._problems = self._problems, problems
         for problem in problems:

@@ -46,6 +46,17 @@ async def test_each_change_is_logged_once_and_every_look_is_reported(caplog: pyt
     ]
 
 
+async def test_what_only_some_volumes_miss_is_told_once_and_keeps_nobody_from_work(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hint = Finding("mkfs.xfs", True, "is missing: volumes cannot be xfs", "Install xfsprogs.")
+    watch = Watch("node n", Scripted([WELL, hint], [WELL, hint], [WELL], [WELL, hint]))
+    with caplog.at_level(logging.INFO):
+        assert [await watch.look() for _ in range(4)] == [True] * 4
+    told = "node n: mkfs.xfs: is missing: volumes cannot be xfs. Install xfsprogs."
+    assert [record.getMessage() for record in caplog.records] == [told, "node n is ready", told]
+
+
 async def test_a_look_that_fails_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:
     looked_twice = asyncio.Event()
     looks = 0
