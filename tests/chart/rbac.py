@@ -196,7 +196,6 @@ NODE: dict[Grant, Why] = {
         },
         When.DRIVER,
     ),
-    **_grants("node", "", "persistentvolumeclaims", {"get": "driver: the claim that an event is about"}, When.DRIVER),
     **_grants(
         "node",
         "",
