@@ -40,9 +40,9 @@ class FormatGate:
             return Plan(format=True, fs_uuid=record.fs_uuid)
         if content.fs_type and content.detail:
             # A superblock whose mkfs has not ended, and not ours.
-            raise _not_ours(device, wish, content)
+            raise _not_ours(wish, content)
         if content.fs_type:
-            _check_type(device, wish, content)
+            _check_type(wish, content)
             return Plan(format=False, fs_uuid=content.uuid)
         if wish.read_only:
             raise FormatRefused(
@@ -53,10 +53,10 @@ class FormatGate:
         if half_made and record is not None and proof.fs_type in ("", record.fs_type):
             return Plan(format=True, fs_uuid=record.fs_uuid)
         if not proof.blank:
-            raise _not_ours(device, wish, proof)
+            raise _not_ours(wish, proof)
         if record is not None and record.format_state is FormatState.FORMATTED:
             raise FormatRefused(
-                f"{device.path} of volume {wish.volume_id} reads as blank, but this node has seen its "
+                f"volume {wish.volume_id} reads as blank, but this node has seen its "
                 f"{record.fs_type} before: it will not be formatted again",
                 remedy="Look at the volume on the array. If it is new in truth, unstage it, and stage it again.",
             )
@@ -77,18 +77,19 @@ def _is_half_made(wish: StageWish, record: StageRecord) -> bool:
     )
 
 
-def _check_type(device: Device, wish: StageWish, content: Content) -> None:
+def _check_type(wish: StageWish, content: Content) -> None:
     if content.fs_type != wish.fs_type:
         raise FormatRefused(
-            f"{device.path} of volume {wish.volume_id} holds {content.fs_type}, and {wish.fs_type} is asked for",
+            f"volume {wish.volume_id} holds {content.fs_type}, and {wish.fs_type} is asked for",
             remedy=f"Use fsType {content.fs_type}; a volume that holds data is never formatted.",
         )
 
 
-def _not_ours(device: Device, wish: StageWish, proof: Content) -> FormatRefused:
+def _not_ours(wish: StageWish, proof: Content) -> FormatRefused:
     found = proof.detail or proof.fs_type or "data of an unknown kind"
     return FormatRefused(
-        f"{device.path} of volume {wish.volume_id} is neither blank nor a known filesystem ({found}): "
-        "it will not be formatted",
-        remedy=f"If its data is not needed in truth, run wipefs -a {device.path} on this node after checking twice.",
+        # Without the device: it is another one at each try, and soon that of another volume.
+        f"volume {wish.volume_id} is neither blank nor a known filesystem ({found}): it will not be formatted",
+        remedy="If its data is not needed in truth, make a new volume, or wipe this one (wipefs) where nothing else "
+        "can be hit: a device name on a node is soon another volume's.",
     )
