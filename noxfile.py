@@ -109,6 +109,19 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """The chart, the image and the real sidecars in a real Kubernetes on this machine (root)."""
+    need_root(session)
+    for lane in ("image", "cluster"):
+        install_debian(session, f"tests/{lane}/packages.txt")
+    install_driver(session)
+    with tempfile.TemporaryDirectory() as scratch:
+        session.run("python", "-m", "tests.cluster.build", env={"GO": find_go(session, scratch)})
+    helm = install_go_program(session, "helm", HELM, f"helm.sh/helm/v4/cmd/helm@{HELM}")
+    run_tests(session, "tests/cluster", HELM=helm)
+
+
+@nox.session
 def kernel(session: nox.Session) -> None:
     """NVMe/TCP on Debian's own kernels, in virtual machines (root); `nox -s kernel -- --setting 6.12` takes one."""
     need_root(session)
