@@ -1,11 +1,21 @@
 """Unit tests: no root, no sleeping, no patching; everything from outside is injected."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from rds_csi.logging import ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals() -> None:
+    """Signals that whoever started the tests has ignored (nohup, a job in the background) are heard by what is tested,
+    and a hangup still does not end the tests."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, lambda *_: None)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

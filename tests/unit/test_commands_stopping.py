@@ -62,6 +62,21 @@ async def test_work_that_is_not_stopped_returns_what_it_has_and_its_errors() -> 
     assert not stopping.is_stopped
 
 
+async def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    async def work() -> str:
+        signal.raise_signal(signal.SIGHUP)
+        return "whole"
+
+    try:
+        with Stopping() as stopping:
+            assert await stopping.run(work(), "wait") == "whole"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert not stopping.is_stopped
+
+
 async def test_what_is_cancelled_by_others_is_cancelled() -> None:
     async def work() -> None:
         with Stopping() as stopping:
