@@ -52,7 +52,8 @@ class Stopping:
     async def run(self, work: Coroutine[Any, Any, T], notice: str) -> T | None:
         """What ``work`` returns, None when a signal ended it: it is cancelled once, and has all the time it wants.
 
-        ``notice`` tells on stderr, at each signal, what is waited for.
+        ``notice`` tells on stderr, at each signal, what is waited for; "" when nothing is. ``work`` may run a part of
+        itself in the same way: a signal then ends that part alone.
         """
         stopped_before = self.signal
         if stopped_before:

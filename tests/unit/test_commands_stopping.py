@@ -62,6 +62,29 @@ async def test_work_that_is_not_stopped_returns_what_it_has_and_its_errors() -> 
     assert not stopping.is_stopped
 
 
+async def test_a_signal_ends_the_innermost_work_and_what_follows_is_not_begun() -> None:
+    told: list[str] = []
+
+    async def inner() -> None:
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    with Stopping() as stopping:
+
+        async def outer() -> str:
+            await stopping.run(inner(), "removing, please wait")
+            told.append("after the inner one")
+            return "whole"
+
+        async def next_one() -> None:
+            told.append("the next one")
+
+        assert await stopping.run(outer(), "") == "whole"
+        await stopping.run(next_one(), "")
+    assert told == ["after the inner one"]
+    assert stopping.status == 128 + signal.SIGTERM
+
+
 async def test_a_signal_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
 

@@ -67,11 +67,10 @@ async def examine(
     """
     given = [*map(parse_portal, portals), *portals_of(settings)]
     doctor = Doctor(_with_connector(settings))
-    looked: Sequence[Result] = ()
     with Stopping() as stopping:
-        on_array = await examine_array(settings, probe=probe, capture=capture, stopping=stopping)
-        if not stopping.is_stopped:
-            looked = await doctor.look(given)
+        array = examine_array(settings, probe=probe, capture=capture, stopping=stopping)
+        on_array = await stopping.run(array, "") or ()
+        looked = await stopping.run(doctor.look(given), "") or ()
     results = worst_last([*looked, *on_array])
     if as_json:
         print(json.dumps([asdict(result) for result in results], indent=2))
