@@ -116,9 +116,14 @@ def cluster(session: nox.Session) -> None:
         install_debian(session, f"tests/{lane}/packages.txt")
     install_driver(session)
     with tempfile.TemporaryDirectory() as scratch:
-        session.run("python", "-m", "tests.cluster.build", env={"GO": find_go(session, scratch)})
+        go = find_go(session, scratch)
+        session.run("python", "-m", "tests.cluster.build", env={"GO": go})
+        session.run("python", "-m", "tests.cluster.suite.build", env={"GO": go})
     helm = install_go_program(session, "helm", HELM, f"helm.sh/helm/v4/cmd/helm@{HELM}")
     run_tests(session, "tests/cluster", HELM=helm)
+    if not session.posargs:
+        results = [f"--results={RESULTS}"] if RESULTS else []
+        session.run("python", "-m", "tests.cluster.suite", *results, env={"HELM": helm})
 
 
 @nox.session
