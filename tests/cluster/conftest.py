@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -21,6 +20,7 @@ from tests.cluster.leftovers import leftovers, machine_state
 from tests.cluster.release import Release, local_values
 from tests.cluster.usage import cluster_usage
 from tests.cluster.workspace import Workspace
+from tests.support.missing import give_up
 
 # The controller and its image files are on the first; the second is for pods that move.
 NODE = "node-a"
@@ -44,13 +44,6 @@ MODULES = (
 
 REPORT = pytest.StashKey[list[str]]()
 FAILED = pytest.StashKey[bool]()
-
-
-def give_up(missing: str) -> NoReturn:
-    """End the test because the machine lacks something."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from tests.cluster.audit import attached_twice, attachments_in, granted, read_log, refused, requests_in, unused
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import MODULES, give_up
+from tests.cluster.conftest import MODULES
 from tests.cluster.control_plane import SERVER
 from tests.cluster.release import NAMESPACE, Release
+from tests.support.missing import give_up
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)

@@ -9,26 +9,19 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
 from tests.image.archive import Archive
 from tests.image.base import BuildError
 from tests.image.build import ready_image
+from tests.support.missing import give_up
 from tests.support.traces import loops_below, mounts_below
 
 PROGRAMS = ("apt-config", "buildah", "mmdebstrap", "mount", "runc")
 TOOL_SECONDS = 30.0
 
 MEASURED = pytest.StashKey[list[str]]()
-
-
-def give_up(missing: str) -> NoReturn:
-    """End the test because the machine lacks something."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
 
 
 @pytest.fixture(scope="session", autouse=True)

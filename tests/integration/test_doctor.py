@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import give_up
+from tests.support.missing import give_up
 from tests.support.portals import HalfMutePortal, free_port
 
 DOCTOR = (str(Path(sys.executable).with_name("rds-csi")), "doctor")

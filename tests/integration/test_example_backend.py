@@ -33,10 +33,10 @@ from rds_csi.csi.v1 import (
     VolumeContentSourceVolumeSource,
 )
 from rds_csi.model.sizes import MIB
-from tests.integration.conftest import give_up
 from tests.integration.test_sanity import MAX_VOLUMES_PER_NODE
 from tests.integration.test_sanity import csi_sanity as csi_sanity  # noqa: PLC0414  # a fixture
 from tests.support.driver import Driver
+from tests.support.missing import give_up
 from tests.support.sanity import PENDING_SPEC, RUNNABLE_SPECS, SANITY_SECONDS, run_sanity
 
 EXAMPLE = Path(__file__).parents[2] / "examples/array-directory"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import give_up
 from tests.support.driver import Driver
+from tests.support.missing import give_up
 from tests.support.sanity import PENDING_SPEC, RUNNABLE_SPECS, SANITY_SECONDS, run_sanity
 
 # Small, because one spec attaches as many volumes as a node may have, and one more.
