@@ -1,7 +1,9 @@
 """The SSH server: users let in by key, scripts run by exec, what they print on stdout, and no terminal."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import asyncssh
 
@@ -178,7 +180,10 @@ class _Connection(asyncssh.SSHServer):
 
     # Channels.
 
-    async def session_requested(self) -> ExecSession:
+    def session_requested(self) -> "_Opening":
+        return _Opening(self._open_channel)
+
+    async def _open_channel(self) -> ExecSession:
         context, rules = self._server.context, self._server.rules
         context.counters.channels += 1
         blocked = context.faults.strike(Stage.CHANNEL, _SERVER).get(FaultKind.CHANNEL_OPEN_BLOCKED)
@@ -200,3 +205,16 @@ class _Connection(asyncssh.SSHServer):
         """One channel fewer."""
         self._channels -= 1
         self._freed.set()
+
+
+class _Opening(Awaitable[ExecSession]):
+    """The opening of a channel, which begins when it is awaited.
+
+    A connection that breaks before that never awaits it, and Python complains of a coroutine that nobody did.
+    """
+
+    def __init__(self, begin: Callable[[], Awaitable[ExecSession]]) -> None:
+        self._begin = begin
+
+    def __await__(self) -> Generator[Any, None, ExecSession]:
+        return self._begin().__await__()
