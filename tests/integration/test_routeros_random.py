@@ -58,6 +58,8 @@ class Play(Model):
         self.number = 0
         # Whether something that the next call waits for may just have been cut off.
         self.rebooted = False
+        # Those that may still be at their first contact, which the fault of a call by the other may have hit.
+        self.fresh: set[str] = set()
         self.done = self.failed = 0
         self.fault: FaultKind | None = None
 
@@ -69,6 +71,7 @@ class Play(Model):
             self.world.array(transport, pool=self.pool, snapshots=self.means)
         )
         self.stacks[transport] = stack
+        self.fresh.add(transport)
 
     async def close(self) -> None:
         for stack in self.stacks.values():
@@ -94,12 +97,14 @@ class Play(Model):
         try:
             result = await asyncio.create_task(self._limited(transport, call, fault))
             self.done += 1
+            self.fresh.discard(transport)
         except expected as error:
             self.log.append(f"   {type(error).__name__}: {error}")
             raise
         except DriverError as error:
             self.log.append(f"   {type(error).__name__}: {error}")
-            allowed = [Unavailable, DeadlineExceeded] if fault or self.rebooted else []
+            excused = fault or self.rebooted or transport in self.fresh
+            allowed = [Unavailable, DeadlineExceeded] if excused else []
             if fault and fault.kind in (FaultKind.WRONG_POLICY, FaultKind.READ_ONLY_POOL):
                 allowed.append(FailedPrecondition)
             if fault and fault.kind is FaultKind.NO_SPACE:
@@ -168,7 +173,7 @@ class Play(Model):
             known.spec = VolumeSpec(
                 volume_id,
                 volume_id,
-                max(SIZE, origin.size if origin else 0) * self.chance.choice((1, 1, 2)),
+                max({SIZE} | (origin.sizes if origin else set())) * self.chance.choice((1, 1, 2)),
                 source=ContentSource(SourceKind.SNAPSHOT, source) if origin else None,
             )
         spec = known.spec
@@ -177,10 +182,12 @@ class Play(Model):
                 f"create {volume_id}, which is not ours to make", lambda array: array.create_volume(spec)
             )
             return
-        first = {EMPTY}
+        first, sizes = {EMPTY}, {spec.size}
         if spec.source is not None:
             taken = self.snapshots[spec.source.source_id]
             first = taken.contents
+            # Asked for before a larger snapshot got the name: a volume holds all of its source.
+            sizes = {max(spec.size, size) for size in taken.sizes or sizes}
         expected: list[type[DriverError]] = []
         if spec.source is not None and self.snapshots[spec.source.source_id].there is not True:
             expected.append(NotFound)
@@ -190,7 +197,7 @@ class Play(Model):
         before = known.there
         if not before:
             known.there = None
-            known.sizes.add(spec.size)
+            known.sizes |= sizes
             known.contents |= first
         try:
             await self.call(
@@ -333,7 +340,7 @@ class Play(Model):
 
         if await self.unusable(f"snapshot {volume_id}", volume_id, take):
             return
-        taken.contents, taken.size, taken.there = set(known.contents), max(known.sizes), None
+        taken.contents, taken.sizes, taken.there = set(known.contents), set(known.sizes), None
         try:
             await self.call(f"snapshot {snapshot_id} of {volume_id}", take)
         except Failed:
@@ -398,7 +405,7 @@ class Play(Model):
         """Both controllers make the same volume at once, or both remove it."""
         known = self.volumes[volume_id]
         touched = known.comment or volume_id in self.squatters or known.nodes or known.doubtful
-        if touched or known.there is None or self.rebooted:
+        if touched or known.there is None or self.rebooted or self.fresh:
             return
         spec = known.spec or VolumeSpec(volume_id, volume_id, SIZE)
         self.log.append(f"{self.number}: both {'delete' if known.there else 'create'} {volume_id}")

@@ -44,7 +44,7 @@ class Taken:
 
     there: bool | None = False
     contents: set[bytes] = field(default_factory=set)
-    size: int = 0
+    sizes: set[int] = field(default_factory=set)
 
 
 class Model:
