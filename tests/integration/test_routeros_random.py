@@ -4,6 +4,7 @@ Never is a volume lost, there twice, or stolen; what was written into one is the
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -58,8 +59,6 @@ class Play(Model):
         self.number = 0
         # Whether something that the next call waits for may just have been cut off.
         self.rebooted = False
-        # Those that may still be at their first contact, which the fault of a call by the other may have hit.
-        self.fresh: set[str] = set()
         self.done = self.failed = 0
         self.fault: FaultKind | None = None
 
@@ -71,7 +70,9 @@ class Play(Model):
             self.world.array(transport, pool=self.pool, snapshots=self.means)
         )
         self.stacks[transport] = stack
-        self.fresh.add(transport)
+        # Its first contact would else go on beside the next call, and meet the fault that is meant for that one.
+        with contextlib.suppress(Unavailable):
+            await self.arrays[transport].capacity(self.pool)
 
     async def close(self) -> None:
         for stack in self.stacks.values():
@@ -97,14 +98,12 @@ class Play(Model):
         try:
             result = await asyncio.create_task(self._limited(transport, call, fault))
             self.done += 1
-            self.fresh.discard(transport)
         except expected as error:
             self.log.append(f"   {type(error).__name__}: {error}")
             raise
         except DriverError as error:
             self.log.append(f"   {type(error).__name__}: {error}")
-            excused = fault or self.rebooted or transport in self.fresh
-            allowed = [Unavailable, DeadlineExceeded] if excused else []
+            allowed = [Unavailable, DeadlineExceeded] if fault or self.rebooted else []
             if fault and fault.kind in (FaultKind.WRONG_POLICY, FaultKind.READ_ONLY_POOL):
                 allowed.append(FailedPrecondition)
             if fault and fault.kind is FaultKind.NO_SPACE:
@@ -405,7 +404,7 @@ class Play(Model):
         """Both controllers make the same volume at once, or both remove it."""
         known = self.volumes[volume_id]
         touched = known.comment or volume_id in self.squatters or known.nodes or known.doubtful
-        if touched or known.there is None or self.rebooted or self.fresh:
+        if touched or known.there is None or self.rebooted:
             return
         spec = known.spec or VolumeSpec(volume_id, volume_id, SIZE)
         self.log.append(f"{self.number}: both {'delete' if known.there else 'create'} {volume_id}")
