@@ -1,14 +1,17 @@
-"""``python -m tests.vm.lane``: the kernel lane, one virtual machine for every kernel and setting.
+"""``python -m tests.vm.lane``: the kernel lane, ``pytest tests/kernel`` on every kernel and setting.
 
-In each of them runs ``pytest tests/kernel`` once; the lane fails when one of them fails or has run no test.
+A virtual machine runs one setting; with ``--machines 2`` half of the test files of one, and two machines at once.
+The lane fails when one of them fails or has run no test.
 """
 
 import argparse
+import asyncio
 import compileall
 import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from tests.vm.machine import RESULTS, Machine
 ROOT = Path(__file__).parents[2]
 TESTS = "tests/kernel"
 
-# All tests of one setting; csi-sanity takes most of it.
+# All tests of one setting, on a busy machine.
 SETTING_SECONDS = 3600.0
 MEMORY = "3G"
 
@@ -41,6 +44,58 @@ class Setting:
     arguments: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Every ``of``-th test file, from number ``number`` on: so each part takes about as long."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """``1/2``; ValueError when it is no such part."""
+        number, of = map(int, text.split("/"))
+        if not 1 <= number <= of:
+            raise ValueError(text)
+        return cls(number, of)
+
+    def files(self) -> list[str]:
+        """Its test files, by their paths from the root."""
+        everything = sorted(str(path.relative_to(ROOT)) for path in (ROOT / TESTS).glob("test_*.py"))
+        return everything[self.number - 1 :: self.of]
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+WHOLE = Part(1, 1)
+HALVES = (Part(1, 2), Part(2, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one machine does: the tests of one setting, or a part of them."""
+
+    setting: str
+    part: Part | None = None
+
+    def __str__(self) -> str:
+        return f"{self.setting}-{self.part.number}" if self.part else self.setting
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: pytest's exit status, 0 only when tests ran and all passed."""
+
+    job: Job
+    status: int
+    seconds: float
+
+    def __str__(self) -> str:
+        how = "passed" if self.status == 0 else f"failed ({self.status})"
+        return f"kernel {self.job}: {how} in {self.seconds:.0f} s"
+
+
 SETTINGS = {
     "6.1": Setting("6.1"),
     "6.1-nomultipath": Setting("6.1", (NO_MULTIPATH,)),
@@ -49,39 +104,91 @@ SETTINGS = {
 
 
 def main() -> int:
-    """Run the settings one after the other; 1 when one of them failed."""
+    """Run the settings; 1 when one of them failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.vm.lane", description="Run tests/kernel on real kernels.")
     parser.add_argument("--setting", action="append", choices=list(SETTINGS), help="only this one (may be repeated)")
+    parser.add_argument("--part", type=Part.parse, help="only a part of the test files, as 1/2 or 2/2")
+    parser.add_argument("--machines", type=int, default=1, help="how many run at once (default: %(default)s)")
     parser.add_argument("--results", type=Path, help="a directory that gets kernel-SETTING.xml (JUnit)")
     parser.add_argument("pytest", nargs="*", help=f"arguments for pytest, behind -- (default: {TESTS})")
     flags = parser.parse_args()
-    compile_beforehand()
-    outcomes = []
-    for name in flags.setting or SETTINGS:
-        print(f"=== kernel {name}", flush=True)
-        begun = time.monotonic()
-        status = run(name, SETTINGS[name], flags.pytest or [TESTS], flags.results)
-        outcomes.append((name, status, time.monotonic() - begun))
-    for name, status, seconds in outcomes:
-        print(f"kernel {name}: {'passed' if status == 0 else f'failed ({status})'} in {seconds:.0f} s", flush=True)
-    return 1 if any(status for _, status, _ in outcomes) else 0
+    if flags.machines > 1 and flags.pytest:
+        parser.error("several machines at once take no arguments for pytest")
+    results = flags.results and flags.results.resolve()
+    settings = flags.setting or list(SETTINGS)
+    if flags.part is None:
+        compile_beforehand()
+    begun = time.monotonic()
+    if flags.machines > 1:
+        jobs = [Job(name, part) for name in settings for part in HALVES]
+        outcomes = asyncio.run(run_at_once(jobs, flags.machines, results))
+    else:
+        outcomes = [
+            run(Job(name, flags.part), flags.pytest or (flags.part or WHOLE).files(), results) for name in settings
+        ]
+    if flags.part is None:
+        for outcome in outcomes:
+            print(outcome, flush=True)
+        print(f"kernel lane: {time.monotonic() - begun:.0f} s", flush=True)
+    return 1 if any(outcome.status for outcome in outcomes) else 0
 
 
-def run(name: str, setting: Setting, arguments: list[str], results: Path | None) -> int:
-    """pytest's exit status in one machine: 0 only when tests ran and all passed."""
+async def run_at_once(jobs: Sequence[Job], machines: int, results: Path | None) -> list[Outcome]:
+    """Run every job, each in a process of its own; what one prints is shown when it has ended."""
+    free = asyncio.Semaphore(machines)
+
+    async def run_one(job: Job) -> Outcome:
+        async with free:
+            print(f"kernel {job}: started", flush=True)
+            return await run_apart(job, results)
+
+    return await asyncio.gather(*map(run_one, jobs))
+
+
+async def run_apart(job: Job, results: Path | None) -> Outcome:
+    """One job in a process of its own, which does not outlive this one."""
+    begun = time.monotonic()
+    flags = [f"--setting={job.setting}", f"--part={job.part}"]
+    flags += [f"--results={results}"] if results else []
+    process = await asyncio.create_subprocess_exec(
+        *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.vm.lane", *flags),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            # Its machine goes with it.
+            process.kill()
+            await process.wait()
+    sys.stdout.buffer.write(output)
+    sys.stdout.flush()
+    assert process.returncode is not None
+    return Outcome(job, process.returncode, time.monotonic() - begun)
+
+
+def run(job: Job, arguments: Sequence[str], results: Path | None) -> Outcome:
+    """One job in one machine; its output goes to standard output as it comes."""
+    print(f"=== kernel {job}", flush=True)
+    begun = time.monotonic()
+    setting = SETTINGS[job.setting]
     try:
         kernel = ready_kernel(setting.kernel)
     except (AptError, LookupError, OSError, ValueError, subprocess.SubprocessError) as error:
         print(f"no kernel {setting.kernel}: {error}", file=sys.stderr, flush=True)
-        return pytest.ExitCode.INTERNAL_ERROR
-    report = [f"--junit-xml={RESULTS}/kernel-{name}.xml"] if results else []
-    return Machine(kernel, setting.arguments, MEMORY).run(
+        return Outcome(job, pytest.ExitCode.INTERNAL_ERROR, time.monotonic() - begun)
+    report = [f"--junit-xml={RESULTS}/kernel-{job}.xml"] if results else []
+    status = Machine(kernel, setting.arguments, MEMORY).run(
         [sys.executable, *PYTEST, *report, *arguments],
         directory=ROOT,
         output=sys.stdout.buffer,
-        results=results and results.resolve(),
+        results=results,
         timeout=SETTING_SECONDS,
     )
+    return Outcome(job, status, time.monotonic() - begun)
 
 
 def compile_beforehand() -> None:
