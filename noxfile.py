@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 _QUICK = ["lint", "layers", "proto", "types", "unit", "docs", "chart"]
-nox.options.sessions = [*_QUICK, "integration", "image", "kernel"]
+nox.options.sessions = [*_QUICK, "integration", "image", "cluster", "kernel"]
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = True
@@ -134,7 +134,9 @@ def kernel(session: nox.Session) -> None:
     install_driver(session)
     results = [f"--results={RESULTS}"] if RESULTS else []
     env = {"CSI_SANITY": csi_sanity(session)}
-    session.run("python", "-m", "tests.vm.lane", *results, *session.posargs, env=env)
+    # A machine has two processors, and waits half of its time.
+    choice = session.posargs or ["--machines=2"]
+    session.run("python", "-m", "tests.vm.lane", *results, *choice, env=env)
 
 
 @nox.session
