@@ -17,5 +17,5 @@ def test_a_part_is_told_as_it_is_read() -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3"])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no part"):
         Part.parse(text)

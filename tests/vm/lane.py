@@ -7,6 +7,7 @@ The lane fails when one of them fails or has run no test.
 import argparse
 import asyncio
 import compileall
+import re
 import subprocess
 import sys
 import sysconfig
@@ -54,10 +55,10 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> "Part":
         """``1/2``; ValueError when it is no such part."""
-        number, of = map(int, text.split("/"))
-        if not 1 <= number <= of:
-            raise ValueError(text)
-        return cls(number, of)
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"no part of the test files: {text!r}")
+        return cls(int(match[1]), int(match[2]))
 
     def files(self) -> list[str]:
         """Its test files, by their paths from the root."""
