@@ -43,6 +43,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples/array-directory"
 INSTALL_SECONDS = 120.0
 # What the example leaves out (Feature.GROUP_SNAPSHOTS): all that csi-sanity may skip.
 LEFT_OUT = "GroupController Service"
+# What it keeps in its directory that is no trace of a volume.
+OF_THE_ARRAY = {".lock", ".reserve"}
 ROUNDS = 4
 SEED = 20261121
 # Seconds after which a round has done all of its calls, undisturbed.
@@ -78,7 +80,6 @@ def test_csi_sanity_passes_with_the_example_and_skips_only_what_it_leaves_out(
     installed: Path,
     access_type: str,
 ) -> None:
-    # The example keeps a reserve in its directory, which is no trace of a volume.
     array = home / "directory"
     array.mkdir()
     flags = ("--array", f"directory://{array}", "--connector", "loop", "--node-id", "node-1")
@@ -89,7 +90,28 @@ def test_csi_sanity_passes_with_the_example_and_skips_only_what_it_leaves_out(
     assert [name for name in report.skipped if LEFT_OUT not in name] == []
     assert [name for name in report.pending if not name.endswith(PENDING_SPEC)] == []
     assert len(report.passed) + len(report.skipped) == RUNNABLE_SPECS
-    assert [path for path in array.rglob("*") if path.is_file() and path.name != ".reserve"] == []
+    assert [path for path in array.rglob("*") if path.is_file() and path.name not in OF_THE_ARRAY] == []
+
+
+def test_a_directory_that_another_process_has_is_refused(home: Path, installed: Path) -> None:
+    array = home / "directory"
+    array.mkdir()
+    environment = {"PYTHONPATH": str(installed)}
+    flags = ("--array", f"directory://{array}", "--connector", "loop", "--node-id", "node-1")
+    argv = (sys.executable, "-m", "rds_csi", "controller", "--array", f"directory://{array}")
+    with Driver(home, *flags, environment=environment):
+        done = subprocess.run(
+            [*argv, f"--endpoint=unix://{home}/second.sock"],
+            timeout=INSTALL_SECONDS,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+        )
+    assert done.returncode == 2
+    assert "is in use by another process" in done.stderr
+    # Stopped, it has let go.
+    with Driver(home, *flags, environment=environment):
+        pass
 
 
 def test_the_driver_ends_with_one_sentence_when_the_example_is_not_installed(home: Path) -> None:
@@ -184,4 +206,4 @@ def test_killed_at_any_moment_the_repeated_calls_make_and_delete_everything(home
             with driver:
                 asyncio.run(call_all(driver.socket, calls))
                 assert asyncio.run(ids(driver.socket)) == left
-    assert [path.name for path in array.rglob("*") if path.is_file() and path.name != ".reserve"] == []
+    assert [path.name for path in array.rglob("*") if path.is_file() and path.name not in OF_THE_ARRAY] == []

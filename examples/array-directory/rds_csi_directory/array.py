@@ -38,7 +38,7 @@ from rds_csi.model.volumes import (
 )
 from rds_csi.process import Runner
 from rds_csi.workers import Workers
-from rds_csi_directory.files import Shelf, as_driver_error, free_bytes, set_size
+from rds_csi_directory.files import Lock, Shelf, as_driver_error, free_bytes, set_size
 from rds_csi_directory.records import R, SnapshotRecord, VolumeRecord
 
 T = TypeVar("T")
@@ -67,6 +67,8 @@ class DirectoryArray:
         self._directory = directory
         self._runner = runner
         self._workers = workers
+        # Two processes would not know of each other what they copy or attach.
+        self._lock = Lock(directory)
         self._volumes = Shelf(os.path.join(directory, "volumes"), VolumeRecord, "volume")
         self._snapshots = Shelf(os.path.join(directory, "snapshots"), SnapshotRecord, "snapshot")
         # Volumes that are being copied, and those that nodes are being let in to: the two do not go together.
@@ -85,6 +87,7 @@ class DirectoryArray:
         def make() -> None:
             self._volumes.open()
             self._snapshots.open()
+            self._lock.take()
 
         try:
             await self._run(make, "opening the array")
@@ -92,7 +95,7 @@ class DirectoryArray:
             raise ConfigurationError(error.message, remedy=error.remedy) from None
 
     async def close(self) -> None:
-        return
+        self._lock.release()
 
     async def check(self) -> Sequence[Finding]:
         try:

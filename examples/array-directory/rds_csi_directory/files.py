@@ -9,6 +9,7 @@ Everything in here blocks: it is called in a worker.
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ _RECORD = ".json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # A file that is given up when a record must be written and nothing is left: some blocks for small files.
 _RESERVE = ".reserve"
+_LOCK = ".lock"
 _RESERVE_BYTES = 64 << 10
 
 
@@ -42,6 +44,32 @@ def as_driver_error(error: OSError, what: str) -> DriverError:
     if error.errno == errno.EFBIG:
         return OutOfRange(message)
     return Unavailable(message, remedy="Look whether the array's directory is mounted and can be written.")
+
+
+class Lock:
+    """One process at a time works in a directory (flock(2)). However that process ends, the lock goes with it."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._descriptor: int | None = None
+
+    def take(self) -> None:
+        """FailedPrecondition when another process has it."""
+        descriptor = os.open(os.path.join(self._directory, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise FailedPrecondition(
+                f"the directory {self._directory} is in use by another process", remedy="Stop the other one first."
+            ) from None
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let another process have it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 class Shelf(Generic[R]):
