@@ -21,6 +21,7 @@ _DIGEST = f"sha256:{'9' * 64}"
 
 _SWEEP: dict[str, object] = {"sweep": {"daemonSet": {"enabled": True}}}
 _POLICY: dict[str, object] = {"networkPolicy": {"enabled": True}}
+_OTHER_PORT: dict[str, object] = {"controller": {"httpPort": 9810}}
 _BUDGET: dict[str, object] = {"controller": {"podDisruptionBudget": {"enabled": True}}}
 
 
@@ -97,7 +98,7 @@ _SWEEPING = {
 
 _CONTROLLER = {
     "controller.replicas": Change(2),
-    "controller.hostNetwork": Change(True),
+    "controller.hostNetwork": Change(True, given=_OTHER_PORT),
     "controller.httpPort": Change(7777),
     "controller.extraArgs": Change(["--log-level=debug"]),
     "controller.extraEnv": Change(_ENV),

@@ -13,6 +13,8 @@ BY_SCHEMA: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"image": {"pullPolicy": "Sometimes"}}, ("/image/pullPolicy", "'IfNotPresent'")),
     ({"image": {"digest": "0123"}}, ("/image/digest", "sha256")),
     ({"image": {"repository": "registry.example.org/rds-csi@sha256:00"}}, ("/image/repository",)),
+    ({"image": {"repository": "registry.example.org/rds-csi:0.1.0"}}, ("/image/repository",)),
+    ({"sidecars": {"resizer": {"image": {"repository": "csi-resizer:v2"}}}}, ("/sidecars/resizer/image/repository",)),
     ({"driverName": "RDS driver"}, ("/driverName",)),
     ({"nqnPrefix": "prod:"}, ("/nqnPrefix", "nqn")),
     ({"logLevel": "verbose"}, ("/logLevel", "'debug'")),
@@ -25,6 +27,7 @@ BY_SCHEMA: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"array": {"secretFiles": {"a/b": "text"}}}, ("/array/secretFiles", "a/b")),
     ({"node": {"registration": "both"}}, ("/node/registration", "'builtin'")),
     ({"node": {"hostPaths": {"etcNvme": "etc/nvme"}}}, ("/node/hostPaths/etcNvme",)),
+    ({"node": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}}}, ("/node/updateStrategy", "maxSurge")),
     ({"sidecars": {"timeout": 60}}, ("/sidecars/timeout", "want string")),
     ({"sidecars": {"provisioner": {"image": {"tag": ""}}}}, ("/sidecars/provisioner/image/tag",)),
     ({"sidecars": {"provisioner": {"args": ["--v=5"]}}}, ("/sidecars/provisioner", "args", "not allowed")),
@@ -38,6 +41,7 @@ BY_SCHEMA: list[tuple[dict[str, object], tuple[str, ...]]] = [
     ({"snapshots": {"classes": [{"name": "a", "deletionPolicy": "Keep"}]}}, ("deletionPolicy", "'Retain'")),
     ({"volumeAttributesClasses": [{"name": "a"}]}, ("/volumeAttributesClasses/0", "parameters")),
     ({"metrics": {"nodeAddress": "everywhere"}}, ("/metrics/nodeAddress", "'loopback'")),
+    ({"metrics": {"tls": {"ca": {"name": "a"}}}}, ("/metrics/tls/ca", "key")),
     ({"networkPolicy": {"arrayCidrs": ["192.0.2.1"]}}, ("/networkPolicy/arrayCidrs/0",)),
 ]
 
@@ -58,6 +62,10 @@ TOGETHER: list[tuple[dict[str, object], tuple[str, ...]]] = [
         {"array": {"several": {"default": "fsat", "urls": {"fast": _SSH}}}},
         ("array.several.default", "fsat", "array.several.urls"),
     ),
+    (
+        {"array": {"several": {"urls": {"fast": _SSH, "slow": "routeros+ssh://csi@192.0.2.2/"}}}},
+        ("array.several.urls", "give array.several.default"),
+    ),
     ({"array": {"several": {"urls": {"a": _SSH, "b": "local:///b"}}}}, ("array.several.urls.b",)),
     ({"array": {"url": "routeros+https://csi:secret@192.0.2.1/"}}, ("password", "array.existingSecret")),
     ({"array": {"url": f"{_SSH}&accept-first-host-key=yes"}}, ("accept-first-host-key", "ssh-keyscan")),
@@ -73,6 +81,24 @@ TOGETHER: list[tuple[dict[str, object], tuple[str, ...]]] = [
     (
         {"metrics": {"service": {"enabled": True}}, "controller": {"hostNetwork": True}},
         ("metrics.service.enabled", "controller.hostNetwork"),
+    ),
+    ({"controller": {"hostNetwork": True}}, ("controller.hostNetwork", "port 9809", "controller.httpPort")),
+    (
+        {"node": {"registration": "sidecar", "livenessProbePort": 9809}},
+        ("node.livenessProbePort", "node.httpPort"),
+    ),
+    (
+        {"sweep": {"interval": 0, "daemonSet": {"enabled": True}}},
+        ("sweep.daemonSet.enabled", "sweep.interval"),
+    ),
+    ({"connector": "loop", "sweep": {"daemonSet": {"enabled": True}}}, ("sweep.daemonSet.enabled", "loop")),
+    (
+        {"storageClasses": [{"name": "a", "parameters": {"csi.storage.k8s.io/fstype": "xfs"}}]},
+        ("storageClasses: a", "csi.storage.k8s.io/fstype", "fsType"),
+    ),
+    (
+        {"storageClasses": [{"name": "a", "pool": "fast", "parameters": {"pool": "slow"}}]},
+        ("storageClasses: a", "pool twice"),
     ),
     ({"snapshots": {"groups": True}}, ("snapshots.groups", "snapshots.enabled")),
     ({"kubeletPath": f"/{'k' * 90}"}, ("kubeletPath", "107 bytes")),

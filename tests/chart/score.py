@@ -26,7 +26,7 @@ EXCEPTIONS: dict[tuple[str, str, str], str] = {
         "Its root is read-only; its only own storage is an emptyDir with a size limit."
     ),
     ("DaemonSet", "sweep", "container-image-pull-policy"): "As for the node.",
-    ("DaemonSet", "sweep", "pod-networkpolicy"): "It speaks to nobody: it serves nothing and has no token.",
+    ("DaemonSet", "sweep", "pod-networkpolicy"): "It serves nothing, and asks the Kubernetes API only.",
     ("Deployment", "controller", "container-resources"): (
         "No limits: how much is needed depends on the number of volumes. The value file hardened sets one."
     ),

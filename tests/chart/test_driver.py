@@ -1,12 +1,10 @@
 """The chart fits the driver: its flags, variables, capabilities, metrics and sockets are the driver's own."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client.metrics_core import Metric
 
 from rds_csi import __version__
 from rds_csi.arrays.protocol import Feature
@@ -19,6 +17,7 @@ from rds_csi.settings import ENV_PREFIX, Settings
 from tests.chart.conftest import Rendered
 from tests.chart.helm import CHART, value_files
 from tests.chart.look import at, containers, environment, items, of_kind, one, pod_of, texts, workloads
+from tests.chart.promql import of_dashboard
 
 every_value_file = pytest.mark.parametrize("values", value_files(), ids=lambda path: path.stem)
 
@@ -127,53 +126,10 @@ def test_the_drivers_name_is_its_own_default() -> None:
     assert yaml.safe_load((CHART / "values.yaml").read_text())["driverName"] == DEFAULT_DRIVER_NAME
 
 
-def _names(family: Metric) -> set[str]:
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",))
-    return {f"{family.name}{suffix}" for suffix in suffixes}
-
-
-def _metrics() -> tuple[set[str], set[str]]:
-    families = list(Metrics().registry.collect())
-    every = {name for family in families for name in _names(family)}
-    return every, {family.name for family in families if family.name.startswith("rds_csi_")}
-
-
-def _alerts() -> str:
-    alerts = yaml.safe_load((CHART / "alerts.yaml").read_text())["alerts"]
-    return "\n".join(alert["expr"] for alert in alerts)
-
-
-def _dashboard() -> str:
-    panels = json.loads((CHART / "dashboards" / "rds-csi.json").read_text())["panels"]
-    return "\n".join(target["expr"] for panel in panels for target in panel.get("targets", []))
-
-
-def _used(expressions: str) -> set[str]:
-    return set(re.findall(r"\b(?:rds_csi|process)_\w+", expressions))
-
-
-def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
-    every, _ = _metrics()
-    assert _used(_alerts() + _dashboard()) - every == set()
-
-
 def test_every_metric_of_the_driver_is_on_the_dashboard() -> None:
-    _, families = _metrics()
-    shown = _used(_dashboard())
-    assert {name for name in families if not any(used.startswith(name) for used in shown)} == set()
-
-
-@pytest.mark.parametrize("expressions", [_alerts(), _dashboard()], ids=["alerts", "dashboard"])
-def test_expressions_ask_only_for_labels_that_the_metrics_have(expressions: str) -> None:
-    labels = {
-        metric._name: set(metric._labelnames)
-        for metric in vars(Metrics()).values()
-        if hasattr(metric, "_labelnames") and hasattr(metric, "_name")
-    }
-    for name, selector in re.findall(r"\b(rds_csi_\w+)\{([^}]*)\}", expressions):
-        family = next(known for known in sorted(labels, key=len, reverse=True) if name.startswith(known))
-        for label in re.findall(r"(\w+)\s*=~?\"|(\w+)!=", selector):
-            assert (label[0] or label[1]) in {*labels[family], "instance"}, (name, label)
+    families = {family.name for family in Metrics().registry.collect() if family.name.startswith("rds_csi_")}
+    shown = {name for item in of_dashboard() for name in re.findall(r"\brds_csi_\w+", item.text)}
+    assert {name for name in families if not any(item.startswith(name) for item in shown)} == set()
 
 
 def test_every_alert_is_rendered_where_all_is_on(rendered: Rendered) -> None:

@@ -93,5 +93,30 @@ def test_a_prefix_that_other_clusters_have_too_is_told(notes: Notes) -> None:
     assert "WARNING: nqnPrefix is the default" in notes(VALUES / "k3s.yaml")
 
 
+def test_alerts_that_nobody_can_be_told_are_told(notes: Notes) -> None:
+    alone = {"metrics": {"prometheusRule": {"enabled": True}}}
+    told = notes(VALUES / "routeros-ssh.yaml", alone)
+    assert "WARNING: metrics.prometheusRule.enabled, but the nodes' metrics are on their loopback" in told
+    assert "WARNING: metrics.prometheusRule.enabled, but metrics.serviceMonitor.enabled is false" in told
+    assert "metrics.prometheusRule" not in notes(VALUES / "monitoring.yaml")
+
+
+def test_a_network_policy_without_effect_is_told(notes: Notes) -> None:
+    told = notes(VALUES / "host-network.yaml", {"networkPolicy": {"enabled": True}})
+    assert "WARNING: networkPolicy.enabled has no effect" in told
+    assert "networkPolicy" not in notes(VALUES / "hardened.yaml")
+
+
+def test_snapshot_classes_that_are_left_out_are_told(notes: Notes) -> None:
+    told = notes(VALUES / "local.yaml", {"snapshots": {"enabled": False}})
+    assert "WARNING: snapshots.classes are left out" in told
+    assert "snapshots.classes" not in notes(VALUES / "local.yaml")
+
+
+def test_the_notes_tell_why_there_may_be_no_node_pods(notes: Notes) -> None:
+    told = notes(VALUES / "routeros-ssh.yaml")
+    assert "kubectl label namespace storage pod-security.kubernetes.io/enforce=privileged" in told
+
+
 def test_a_missing_storage_class_is_told(notes: Notes) -> None:
     assert "WARNING: there is no StorageClass" in notes(VALUES / "k3s.yaml")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chart.conftest import Rendered
-from tests.chart.helm import Object, program, render, value_files
+from tests.chart.helm import VALUES, Object, objects, program, render, value_files
 from tests.chart.look import (
     at,
     containers,
@@ -172,8 +172,19 @@ def test_pods_get_the_time_that_their_end_takes(values: Path, rendered: Rendered
 def test_a_pod_without_the_api_has_no_token(rendered: Rendered) -> None:
     node = one(rendered("sidecar-registration"), "DaemonSet", "rds-csi-node")
     assert pod_of(node)["automountServiceAccountToken"] is False
-    sweep = one(rendered("sweep-only"), "DaemonSet", "rds-csi-sweep")
+    there = objects(render(VALUES / "sweep-only.yaml", {"kubernetesApi": False}))
+    sweep = one(there, "DaemonSet", "rds-csi-sweep")
     assert pod_of(sweep)["automountServiceAccountToken"] is False
+    assert environment(containers(sweep)["rds-csi"])["RDS_CSI_KUBERNETES"] == "off"
+
+
+def test_a_sweep_of_its_own_learns_what_has_moved_as_the_node_plugin_does(rendered: Rendered) -> None:
+    there = rendered("sweep-only")
+    node, sweep = (one(there, "DaemonSet", f"rds-csi-{name}") for name in ("node", "sweep"))
+    for workload in (node, sweep):
+        assert pod_of(workload)["serviceAccountName"] == "rds-csi-node"
+        assert "automountServiceAccountToken" not in pod_of(workload)
+        assert environment(containers(workload)["rds-csi"])["RDS_CSI_KUBERNETES"] == "auto"
 
 
 def test_the_network_policy_lets_in_who_reads_metrics_and_out_where_the_controller_goes(rendered: Rendered) -> None:

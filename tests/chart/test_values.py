@@ -127,3 +127,8 @@ def test_a_wrong_value_is_refused_by_its_name(values: dict[str, object], words: 
 def test_values_that_do_not_go_together_are_refused(values: dict[str, object], words: tuple[str, ...]) -> None:
     message = refusal(_IMAGE, values)
     assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize("repository", ["rds-csi", "localhost:5000/rds-csi", "registry.example.org:8443/a/b/rds-csi"])
+def test_a_registry_may_have_a_port(repository: str) -> None:
+    assert f'image: "{repository}:' in render(_IMAGE, {"image": {"repository": repository}})

@@ -3,13 +3,14 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end }}
 
+{{/* A Service's name has 63 characters at most, and the longest is this with "-controller-metrics". */}}
 {{- define "rds-csi.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 44 | trimSuffix "-" -}}
 {{- else if contains (include "rds-csi.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 44 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "rds-csi.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "rds-csi.name" .) | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
@@ -117,6 +118,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
       fieldPath: spec.nodeName
 {{- end }}
 
+{{/* Whether the Kubernetes API is spoken to. */}}
+{{- define "rds-csi.kubernetes" -}}
+{{- ternary "auto" "off" .Values.kubernetesApi -}}
+{{- end }}
+
 {{/* What servers have beyond that. */}}
 {{- define "rds-csi.serverEnv" -}}
 - name: RDS_CSI_MAX_VOLUMES_PER_NODE
@@ -124,7 +130,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 - name: RDS_CSI_SHUTDOWN_GRACE
   value: {{ .Values.shutdownGrace | quote }}
 - name: RDS_CSI_KUBERNETES
-  value: {{ ternary "auto" "off" .Values.kubernetesApi | quote }}
+  value: {{ include "rds-csi.kubernetes" . | quote }}
 {{- if .Values.metrics.token.existingSecret }}
 - name: RDS_CSI_HTTP_TOKEN_FILE
   value: {{ printf "/etc/rds-csi-metrics/token/%s" .Values.metrics.token.key | quote }}
@@ -251,6 +257,9 @@ readinessProbe:
 {{- fail (printf "array.several.urls.%s is %s, which does not go with others: see docs/several-arrays.md." $name $url) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (gt (len .Values.array.several.urls) 1) (not .Values.array.several.default) -}}
+{{- fail "array.several.urls names several arrays: give array.several.default, the one of volumes whose StorageClass names none." -}}
+{{- end -}}
 {{- if include "rds-csi.array.isLocal" . -}}
 {{- if not .Values.array.local.hostPath -}}
 {{- fail "array.url is a local array: give array.local.hostPath, the directory on the node that holds the image files. The controller then runs as root." -}}
@@ -284,6 +293,28 @@ readinessProbe:
 {{- end -}}
 {{- if contains "accept-first-host-key=yes" $url -}}
 {{- fail "accept-first-host-key=yes writes to known-hosts, which is read-only here: put the array's host key into the Secret (ssh-keyscan)." -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.controller.hostNetwork (eq (int .Values.controller.httpPort) (int .Values.node.httpPort)) -}}
+{{- fail (printf "controller.hostNetwork: controller and node would share port %d of the node's network, and the controller would find no node. Give controller.httpPort another one." (int .Values.node.httpPort)) -}}
+{{- end -}}
+{{- if and (eq .Values.node.registration "sidecar") (eq (int .Values.node.livenessProbePort) (int .Values.node.httpPort)) -}}
+{{- fail "node.livenessProbePort and node.httpPort are one port of the node's network: choose two." -}}
+{{- end -}}
+{{- if .Values.sweep.daemonSet.enabled -}}
+{{- if not .Values.sweep.interval -}}
+{{- fail "sweep.daemonSet.enabled needs sweep.interval above 0: its pods would sweep once, end, and be started again for ever." -}}
+{{- end -}}
+{{- if eq (include "rds-csi.connector" .) "loop" -}}
+{{- fail "sweep.daemonSet.enabled: the connector loop has no NVMe sessions that could be swept." -}}
+{{- end -}}
+{{- end -}}
+{{- range .Values.storageClasses -}}
+{{- if hasKey (default dict .parameters) "csi.storage.k8s.io/fstype" -}}
+{{- fail (printf "storageClasses: %s has the parameter csi.storage.k8s.io/fstype: give fsType instead." .name) -}}
+{{- end -}}
+{{- if and .pool (hasKey (default dict .parameters) "pool") -}}
+{{- fail (printf "storageClasses: %s has pool twice, once as a parameter: choose one." .name) -}}
 {{- end -}}
 {{- end -}}
 {{- if and .Values.snapshots.groups (not .Values.snapshots.enabled) -}}

@@ -3,9 +3,14 @@
 {{- if .Values.node.tolerateAllTaints -}}
 tolerations:
   - operator: Exists
-{{- else if .Values.node.tolerations -}}
+{{- else -}}
 tolerations:
-  {{- toYaml .Values.node.tolerations | nindent 2 }}
+  # The driver itself takes this taint away: it has to get there first.
+  - key: {{ .Values.driverName }}/agent-not-ready
+    operator: Exists
+  {{- with .Values.node.tolerations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 {{- end }}
 
@@ -69,7 +74,8 @@ tolerations:
 - name: modules
   hostPath:
     path: {{ . }}
-    type: Directory
+    # Not looked at before: a node with all in its kernel may have no such directory, and its pod must start there too.
+    type: ""
 {{- end }}
 {{- with .Values.node.hostPaths.udev }}
 - name: udev
