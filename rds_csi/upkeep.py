@@ -19,6 +19,7 @@ from rds_csi.nvme.orphans import OrphanCleaner
 from rds_csi.nvme.session_metrics import SessionFigures
 from rds_csi.nvme.sightings import FILE_NAME, Sightings
 from rds_csi.parts import Machine
+from rds_csi.services.nodes import name_of
 from rds_csi.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,11 @@ def any_moved(known: Sequence[Moved]) -> Moved:
 
 
 def moved_by(array: Array, node_id: str) -> Moved:
-    """The NQNs of volumes that the array has attached to other nodes and not to this one; none while it is away."""
+    """The NQNs of volumes that the array has attached to other nodes and not to this one; none while it is away.
+
+    Nodes are told apart by their names: an attachment of when this node had another host NQN, or was served by a
+    process of its own, which tells it in the node's id, is this node's all the same.
+    """
 
     async def moved() -> frozenset[str]:
         try:
@@ -135,7 +140,7 @@ def moved_by(array: Array, node_id: str) -> Moved:
             for volume in volumes
             if isinstance(volume.target, NvmeTarget)
             and volume.attachments
-            and all(item.node.node_id != node_id for item in volume.attachments)
+            and all(name_of(item.node.node_id) != name_of(node_id) for item in volume.attachments)
         )
 
     return moved

@@ -98,6 +98,9 @@ class Api:
         query = {"limit": str(PAGE_OBJECTS)}
         while True:
             page = await self._ask(Request("GET", f"{path}?{urlencode(query)}"))
+            if not text(page, "kind").endswith("List"):
+                # Of a proxy, say. A page that is missing would look as if its objects were not there.
+                raise ApiAway(f"the API server at {self.label} answers GET {path} with something that is no list")
             yield items(page, "items")
             token = text(page, "metadata", "continue")
             if not token:

@@ -6,7 +6,9 @@ deleted Node object show here first.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from rds_csi.errors import DriverError
 from rds_csi.kubernetes.api import Api
@@ -16,6 +18,7 @@ from rds_csi.kubernetes.resources import (
     VOLUMES,
     PersistentVolume,
     VolumeAttachment,
+    node_path,
     volume_path,
 )
 from rds_csi.kubernetes.values import Object
@@ -37,6 +40,8 @@ class Attachments:
         self._node_name = node_name
         # NQNs by the uids of attachments: a PersistentVolume's source never changes, and it cannot go before they do.
         self._nqns: dict[str, str] = {}
+        # Whether this node's name was seen to be a Node's, and whether it was told that it is none.
+        self._is_named = self._told = False
         self._moved: frozenset[str] = frozenset()
         # How many looks have begun, and the number of the one that the answer is of.
         self._begun = self._answered = 0
@@ -66,20 +71,42 @@ class Attachments:
                 return await self._look()
         except (DriverError, TimeoutError) as error:
             log.debug("the cluster does not tell what is attached elsewhere: %s", error or "no end in time")
-            return frozenset()
+        except Exception:
+            # Whatever the API server answers: the sweep goes on by what the machine itself shows.
+            log.exception("what is attached elsewhere could not be read")
+        return frozenset()
 
     async def _look(self) -> frozenset[str]:
         attachments = await self._all()
         here = [item for item in attachments if item.node == self._node_name]
         elsewhere = [item for item in attachments if item.attached and item.node != self._node_name]
-        if not elsewhere:
+        self._is_named = self._is_named or bool(here)
+        if not elsewhere or not await self._name_is_a_nodes():
             return frozenset()
         await self._learn([*here, *elsewhere])
-        if any(item.uid not in self._nqns for item in here):
+        if any(not self._nqns.get(item.uid) for item in here):
             # Several PersistentVolumes may be of one volume: it could be any of those elsewhere.
             return frozenset()
         kept = {self._nqns[item.uid] for item in here}
         return frozenset({self._nqns.get(item.uid, "") for item in elsewhere} - kept - {""})
+
+    async def _name_is_a_nodes(self) -> bool:
+        """Whether this node is known by its name: by another one (a host name, where Nodes have longer ones) everything
+        that is attached here would look as if it were elsewhere. A Node that was there may be deleted later."""
+        if not self._is_named:
+            try:
+                await self._api.get(node_path(self._node_name))
+            except NoSuchObject:
+                level = logging.DEBUG if self._told else logging.WARNING
+                log.log(
+                    level,
+                    "there is no Node %s: what is attached elsewhere is not known. Give --node-id the Node's name.",
+                    self._node_name,
+                )
+                self._told = True
+            else:
+                self._is_named = True
+        return self._is_named
 
     async def _all(self) -> list[VolumeAttachment]:
         def ours(value: Object) -> VolumeAttachment | None:
@@ -91,23 +118,29 @@ class Attachments:
     async def _learn(self, attachments: Sequence[VolumeAttachment]) -> None:
         """Learn the NQNs of attachments that are new, and forget those of the ones that are gone."""
         self._nqns = {item.uid: self._nqns[item.uid] for item in attachments if item.uid in self._nqns}
-        new = [item for item in attachments if item.uid not in self._nqns]
-        nqns = await self._nqns_of({item.volume for item in new})
-        self._nqns.update({item.uid: nqns[item.volume] for item in new if item.volume in nqns})
+        new: dict[str, list[str]] = defaultdict(list)
+        for item in attachments:
+            if item.uid not in self._nqns:
+                new[item.volume].append(item.uid)
+        async with aclosing(self._nqns_of(frozenset(new))) as nqns:
+            async for name, nqn in nqns:
+                # One by one: what is known stays known, also when the time is over before all are.
+                self._nqns.update(dict.fromkeys(new[name], nqn))
 
-    async def _nqns_of(self, names: set[str]) -> dict[str, str]:
-        """NQNs by the names of PersistentVolumes that are there; "" for one without."""
+    async def _nqns_of(self, names: frozenset[str]) -> AsyncGenerator[tuple[str, str], None]:
+        """Names and NQNs of those PersistentVolumes that are there; "" for one without."""
 
         def wanted(value: Object) -> PersistentVolume | None:
             volume = PersistentVolume.of(value)
             return volume if volume.name in names else None
 
         if len(names) > _SINGLE_GETS:
-            return {volume.name: volume.nqn for volume in await self._api.collect(VOLUMES, wanted)}
-        nqns = {}
+            for volume in await self._api.collect(VOLUMES, wanted):
+                yield volume.name, volume.nqn
+            return
         for name in names:
             try:
-                nqns[name] = PersistentVolume.of(await self._api.get(volume_path(name))).nqn
+                found = await self._api.get(volume_path(name))
             except NoSuchObject:
                 continue
-        return nqns
+            yield name, PersistentVolume.of(found).nqn

@@ -44,6 +44,11 @@ class Fault(Enum):
     CUT = auto()
     # The answer is no JSON.
     GARBAGE = auto()
+    # The answer is an object without anything in it, as of something else that answers in the server's place.
+    EMPTY_OBJECT = auto()
+
+
+_GARBAGE: Mapping[object, bytes] = {Fault.GARBAGE: b"<html>", Fault.EMPTY_OBJECT: b"{}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +245,7 @@ class KubeApi:
             status, answer = self._answer(method, target, headers, body)
         if fault is Fault.LOST_REPLY:
             return False
-        data = b"<html>" if fault is Fault.GARBAGE else json.dumps(answer).encode()
+        data = _GARBAGE[fault] if fault in _GARBAGE else json.dumps(answer).encode()
         retry = f"Retry-After: {fault.retry_after}\r\n" if isinstance(fault, Status) and fault.retry_after else ""
         writer.write(
             f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\n{retry}"

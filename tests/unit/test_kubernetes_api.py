@@ -148,6 +148,12 @@ async def test_a_search_ends_with_the_page_that_has_it(server: KubeApi, api: Api
     assert server.count("list", "persistentvolumes") == 1
 
 
+async def test_an_answer_that_is_no_list_is_an_api_that_is_away(server: KubeApi, api: Api) -> None:
+    server.faults = [Fault.EMPTY_OBJECT]
+    with pytest.raises(ApiAway, match="no list"):
+        await api.collect(VOLUMES, name_of)
+
+
 async def test_a_list_that_grew_too_old_is_read_from_its_begin(server: KubeApi, api: Api) -> None:
     for number in range(4):
         server.add_volume(f"pv-{number}", f"v{number}", driver="d")
@@ -311,6 +317,14 @@ async def test_files_that_cannot_be_used_are_told_without_their_content(
         await api.get(NODE)
     assert "two words" not in str(caught.value)
     assert "heim" not in str(caught.value)
+    await api.close()
+
+
+async def test_a_ca_bundle_may_have_words_of_any_language(server: KubeApi) -> None:
+    path = server.root / "api.crt"
+    server.write_ca(f"# Autorität für Testzwecke\n{path.read_text()}")
+    api = server.client()
+    assert name_of(await api.get(NODE)) == "n1"
     await api.close()
 
 

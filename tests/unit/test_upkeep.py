@@ -212,6 +212,12 @@ async def test_a_volume_has_moved_when_it_is_attached_elsewhere_and_not_here() -
     assert moved == {f"{PREFIX}elsewhere", f"{PREFIX}twice-elsewhere"}
 
 
+async def test_an_attachment_of_this_node_under_another_id_is_here() -> None:
+    # As a controller of its own attaches, which learns the host NQN by the node's id.
+    array = Listing(volume("here", "n1#nqn.2014-08.org.nvmexpress:uuid:1"), volume("elsewhere", "n11#nqn.2014-08.x:1"))
+    assert await moved_by(cast(Array, array), "n1")() == {f"{PREFIX}elsewhere"}
+
+
 async def test_an_array_that_is_away_tells_of_nothing_that_moved() -> None:
     assert await moved_by(cast(Array, Listing(error=Unavailable("it is away"))), "n1")() == frozenset()
 
