@@ -38,8 +38,10 @@ _REMEMBERED = 1024
 
 @dataclass(slots=True)
 class _Waiting:
-    """How often a notice came, and when first (a moment that only grows) and last (Unix time)."""
+    """How often a notice came, and when first (a moment that only grows) and last (Unix time). ``notice`` is the
+    last."""
 
+    notice: Notice
     times: int
     since: float
     wall: float
@@ -67,6 +69,7 @@ class EventRecorder:
         self._wall_clock = wall_clock
         self._random = random
         self._pauses = Pauses(random)
+        # By the notices' identities.
         self._waiting: dict[Notice, _Waiting] = {}
         self._series: OrderedDict[Saying, Series] = OrderedDict()
         self._allowances: OrderedDict[Reference, Allowance] = OrderedDict()
@@ -76,12 +79,14 @@ class EventRecorder:
 
     def announce(self, notice: Notice) -> None:
         """Have it told. Never waits, never raises."""
-        waiting = self._waiting.get(notice)
+        identity = notice.identity
+        waiting = self._waiting.get(identity)
         if waiting is not None:
+            waiting.notice = notice
             waiting.times += 1
             waiting.wall = self._wall_clock()
         elif len(self._waiting) < QUEUED:
-            self._waiting[notice] = _Waiting(1, self._clock.now(), self._wall_clock())
+            self._waiting[identity] = _Waiting(notice, 1, self._clock.now(), self._wall_clock())
         else:
             self._drop(notice.message, f"{QUEUED} others are waiting")
         self._bell.set()
@@ -105,15 +110,29 @@ class EventRecorder:
     async def deliver(self) -> None:
         """Write what is due. Unavailable (also ``ApiAway``) when the API server does not take it now: what was not
         written is kept; what it refuses for good is dropped."""
-        for notice in list(self._waiting):
+        try:
+            await self._take_up()
+        except Unavailable:
+            # One notice whose objects cannot be looked up must not keep what is known already.
+            await self._write_due()
+            raise
+        await self._write_due()
+
+    async def _take_up(self) -> None:
+        """Find the objects of what waits, and count it on their Events to be."""
+        for identity in list(self._waiting):
             # Kept until its objects are known; whatever comes meanwhile is counted with it.
-            abouts = await self._of(notice)
-            waiting = self._waiting.pop(notice)
+            abouts = await self._of(identity)
+            waiting = self._waiting.pop(identity)
+            notice = waiting.notice
             # kubectl describe shows no host, and "this node" must be one.
             where = f"node {self._host}: " if notice.reason.happens_on_a_node else ""
+            message = clean(where + notice.message)
             for about in abouts:
-                saying = Saying(about, notice.reason.value, clean(where + notice.message), notice.warning)
-                self._series_of(saying).add(waiting.times, waiting.since, waiting.wall)
+                series = self._series_of(Saying(about, notice.reason.value, notice.warning, notice.nqn))
+                series.add(message, waiting.times, waiting.since, waiting.wall)
+
+    async def _write_due(self) -> None:
         for saying, series in list(self._series.items()):
             if series.pending and series.due <= self._clock.now():
                 await self._write(saying, series)
@@ -121,22 +140,25 @@ class EventRecorder:
     def forget_old(self) -> None:
         """Drop what could not be told for so long that it is no news any more."""
         now = self._clock.now()
-        for notice, waiting in list(self._waiting.items()):
+        for identity, waiting in list(self._waiting.items()):
             if now - waiting.since > NEWS_SECONDS:
-                del self._waiting[notice]
-                self._drop(notice.message, f"the API server was away for {NEWS_SECONDS:g} s")
-        for saying, series in self._series.items():
+                del self._waiting[identity]
+                self._drop(waiting.notice.message, f"the API server was away for {NEWS_SECONDS:g} s")
+        for series in self._series.values():
             if series.pending and series.is_old(now):
                 series.pending = 0
-                self._drop(saying.message, f"the API server was away for {NEWS_SECONDS:g} s")
+                self._drop(series.message, f"the API server was away for {NEWS_SECONDS:g} s")
 
-    async def _of(self, notice: Notice) -> tuple[Reference, ...]:
+    async def _of(self, identity: Notice) -> tuple[Reference, ...]:
+        """The objects of a notice that waits."""
         try:
-            return await self._objects.of(notice)
+            return await self._objects.of(identity)
         except Unavailable:
+            # The next round begins with the others: it may be this one alone that cannot be looked up.
+            self._waiting[identity] = self._waiting.pop(identity)
             raise
         except DriverError as error:
-            self._drop(notice.message, str(error))
+            self._drop(self._waiting[identity].notice.message, str(error))
             return ()
 
     async def _write(self, saying: Saying, series: Series) -> None:
@@ -145,7 +167,7 @@ class EventRecorder:
                 return
             if not series.name and not self._may_create(saying.about):
                 series.pending = 0
-                self._drop(saying.message, f"{saying.about.kind} {saying.about.name} has many events already")
+                self._drop(series.message, f"{saying.about.kind} {saying.about.name} has many events already")
                 return
             await self._create(saying, series)
         except Unavailable:
@@ -154,7 +176,7 @@ class EventRecorder:
             raise
         except DriverError as error:
             series.pending = 0
-            self._drop(saying.message, str(error))
+            self._drop(series.message, str(error))
 
     async def _create(self, saying: Saying, series: Series) -> None:
         # Kept for the repetition after a lost reply: one Event is enough.
@@ -172,7 +194,7 @@ class EventRecorder:
         """Have the Event show all times; False when it is not there any more."""
         count = series.count + series.pending
         path = f"{events_path(event_namespace(saying.about))}/{series.name}"
-        change: Object = {"count": count, "lastTimestamp": timestamp(series.last_wall)}
+        change: Object = {"count": count, "lastTimestamp": timestamp(series.last_wall), "message": series.message}
         try:
             await self._api.patch(path, change, MERGE_PATCH)
         except NoSuchObject:

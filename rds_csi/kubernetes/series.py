@@ -23,22 +23,24 @@ _CUT = "..."
 
 @dataclass(frozen=True, slots=True)
 class Saying:
-    """What is said about an object: the events of equal sayings are one."""
+    """What is said about an object: the events of equal sayings are one, whatever their messages. ``nqn`` tells the
+    sessions of a node apart."""
 
     about: Reference
     reason: str
-    message: str
     warning: bool
+    nqn: str = ""
 
 
 @dataclass(slots=True)
 class Series:
-    """How often something was said. ``name`` is the Event's, chosen before it is created; ``count`` is what it shows, 0
-    until it is known to be there.
+    """How often something was said, and in which words the last time. ``name`` is the Event's, chosen before it is
+    created; ``count`` is what it shows, 0 until it is known to be there.
 
     ``pending`` are the times that it does not show yet, the first of them at ``since``, the last at ``last_wall``.
     """
 
+    message: str = ""
     name: str = ""
     count: int = 0
     first_wall: float = 0.0
@@ -47,8 +49,9 @@ class Series:
     since: float = 0.0
     written: float = float("-inf")
 
-    def add(self, times: int, now: float, wall: float) -> None:
+    def add(self, message: str, times: int, now: float, wall: float) -> None:
         """It was said again; ``now`` only grows, ``wall`` is Unix time."""
+        self.message = message
         if not self.pending:
             self.since = now
         self.first_wall = self.first_wall or wall
@@ -126,7 +129,7 @@ def event_body(saying: Saying, series: Series, name: str, count: int, *, compone
         "involvedObject": {key: value for key, value in {**involved, "uid": about.uid}.items() if value},
         "type": "Warning" if saying.warning else "Normal",
         "reason": saying.reason,
-        "message": saying.message,
+        "message": series.message,
         "source": {"component": component, "host": host},
         "reportingComponent": component,
         "reportingInstance": host,

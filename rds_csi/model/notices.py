@@ -1,7 +1,7 @@
 """Notices: what a person must know of a volume or a node, for whoever tells people (Kubernetes: Events)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
@@ -51,9 +51,9 @@ class ClaimName:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing that a person must know. Equal ones are one that happened several times.
+    """One thing that a person must know. Those that differ in their messages alone are one that happened several times.
 
-    ``message`` is for people: what, and what to do next; no secret, and nothing that differs each time.
+    ``message`` is for people: what, and what to do next; no secret. The last one is told.
     Of a volume: ``volume_id``, or ``nqn`` where that is all that is known, or the ``claim`` of a volume to be.
     Of a node: ``node`` is the name of its Node object, "" for the node of this process.
     """
@@ -65,6 +65,11 @@ class Notice:
     nqn: str = ""
     claim: ClaimName | None = None
     node: str = ""
+
+    @property
+    def identity(self) -> Self:
+        """What it is of: the same, without the message, which may tell figures and device names of each time."""
+        return replace(self, message="")
 
 
 # Tells a notice to whoever wants to know. Never blocks, never raises.

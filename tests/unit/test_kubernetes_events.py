@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -22,10 +23,10 @@ from rds_csi.kubernetes.series import (
     clean,
     event_name,
 )
-from rds_csi.model.notices import Notice, Reason
+from rds_csi.model.notices import ClaimName, Notice, Reason
 from tests.support.clock import FakeClock
 from tests.support.kube_api import Fault, KubeApi, Status
-from tests.support.kube_rules import Object
+from tests.support.kube_rules import Object, Refused
 from tests.support.rpc import eventually
 
 DRIVER, NODE = "rds.example.io", "node-a"
@@ -196,10 +197,42 @@ async def test_what_came_several_times_before_it_was_told_is_counted(bench: Benc
     assert len(bench.server.asked) == 1
 
 
-async def test_another_message_is_another_event(bench: Bench) -> None:
+async def test_another_session_of_the_node_is_another_event(bench: Bench) -> None:
     await bench.tell(ORPHAN)
-    await bench.tell(Notice(ORPHAN.reason, "something else", warning=True))
+    await bench.tell(replace(ORPHAN, nqn="nqn.2026-01.io.example:y"))
     assert [event["count"] for event in bench.server.events] == [1, 1]
+
+
+async def test_figures_that_change_are_told_on_the_same_event(bench: Bench) -> None:
+    bench.server.add_claim("team", "new")
+    full = Notice(Reason.ARRAY_FULL, "4096 bytes are free", warning=True, claim=ClaimName("team", "new"))
+    await bench.tell(full)
+    for free in (3000, 2000, 1000):
+        await bench.tell(replace(full, message=f"{free} bytes are free"), after=1)
+    assert bench.event("PersistentVolumeClaim")["message"] == "4096 bytes are free"
+    bench.clock.seconds += REPEAT_SECONDS
+    await bench.recorder.deliver()
+    event = bench.event("PersistentVolumeClaim")
+    assert (event["count"], event["message"]) == (4, "1000 bytes are free")
+
+
+async def test_a_refusal_that_names_another_device_each_time_is_one_event(bench: Bench) -> None:
+    for number in range(3):
+        told = f"/dev/nvme{number}n1 has 4096 bytes, but volume pvc-1 has 8192"
+        notice = Notice(Reason.VOLUME_REFUSED, told, warning=True, volume_id="pvc-1")
+        await bench.tell(notice, after=REPEAT_SECONDS)
+    for kind in ("PersistentVolumeClaim", "PersistentVolume"):
+        event = bench.event(kind)
+        assert event["count"] == 3
+        assert event["message"].startswith(f"node {NODE}: /dev/nvme2n1 has")
+
+
+async def test_what_waits_is_told_in_the_last_words(bench: Bench) -> None:
+    for number in range(QUEUED + 10):
+        bench.recorder.announce(replace(ORPHAN, message=f"number {number}"))
+    await bench.recorder.deliver()
+    event = bench.event("Node")
+    assert (event["count"], event["message"]) == (QUEUED + 10, f"number {QUEUED + 9}")
 
 
 async def test_an_event_that_was_deleted_meanwhile_begins_anew(bench: Bench) -> None:
@@ -217,10 +250,10 @@ async def test_many_different_events_of_one_object_are_held_back(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(BURST + 5):
-        await bench.tell(Notice(ORPHAN.reason, f"number {number}", warning=True))
+        await bench.tell(replace(ORPHAN, nqn=f"number {number}"))
     assert len(bench.server.events) == BURST
     assert caplog.text.count("has many events already") == 1
-    await bench.tell(Notice(ORPHAN.reason, "later", warning=True), after=REFILL_SECONDS)
+    await bench.tell(replace(ORPHAN, nqn="later"), after=REFILL_SECONDS)
     assert len(bench.server.events) == BURST + 1
 
 
@@ -251,7 +284,7 @@ async def test_what_is_announced_while_it_is_written_is_not_lost(bench: Bench) -
 
 
 async def test_one_event_that_is_not_taken_now_does_not_keep_the_others(bench: Bench) -> None:
-    other = Notice(ORPHAN.reason, "other", warning=True)
+    other = replace(ORPHAN, message="other", nqn="nqn.2026-01.io.example:y")
     bench.server.faults = [Status(500, "failed calling webhook")]
     bench.recorder.announce(ORPHAN)
     with pytest.raises(Unavailable):
@@ -262,13 +295,30 @@ async def test_one_event_that_is_not_taken_now_does_not_keep_the_others(bench: B
     assert bench.event("Node")["message"] == "other"
 
 
+async def test_a_volume_that_cannot_be_looked_up_now_does_not_keep_the_others(bench: Bench) -> None:
+    def away(verb: str, resource: str) -> None:
+        if resource == "persistentvolumes":
+            raise Refused(500, "etcd has no leader")
+
+    bench.server.meanwhile = away
+    bench.recorder.announce(REFUSED)
+    bench.recorder.announce(ORPHAN)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await bench.recorder.deliver()
+    assert bench.event("Node")["message"] == ORPHAN.message
+    bench.server.meanwhile = lambda verb, resource: None
+    await bench.recorder.deliver()
+    assert len(bench.server.events) == 3
+
+
 @pytest.mark.parametrize("verb_and_resource", [("create", "events"), ("get", "persistentvolumes")])
 async def test_what_the_role_forbids_is_dropped_and_told_once(
     bench: Bench, caplog: pytest.LogCaptureFixture, verb_and_resource: tuple[str, str]
 ) -> None:
     bench.server.forbidden = {verb_and_resource}
     for number in range(3):
-        await bench.tell(Notice(REFUSED.reason, f"number {number}", warning=True, volume_id="pvc-1"))
+        await bench.tell(replace(REFUSED, message=f"number {number}"))
     verb, resource = verb_and_resource
     assert caplog.text.count(f'cannot {verb} resource "{resource}"') == 1
     asked = len(bench.server.asked)
