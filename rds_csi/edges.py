@@ -118,7 +118,22 @@ class Edges:
         registration = [self._registration.problem] if self._registration is not None else []
         return [self._probe.serving, self._problem, *registration]
 
+    async def _is_ready(self) -> bool:
+        try:
+            return not await self._not_ready()
+        except Exception:
+            # A look that fails is told by whoever looks again and again; it is no reason to end a server.
+            log.debug("whether this node is ready could not be found out", exc_info=True)
+            return False
+
     async def _tell_ready(self, cluster: Cluster) -> None:
-        while await self._not_ready():
-            await self._clock.sleep(READY_POLL_SECONDS)
-        await cluster.node_ready()
+        while True:
+            while not await self._is_ready():
+                await self._clock.sleep(READY_POLL_SECONDS)
+            if self._registration is None:
+                await cluster.node_ready()
+                return
+            self._registration.confirmed.clear()
+            await cluster.node_ready()
+            # A kubelet that was restarted may have registered its node anew, with the taint that new nodes have.
+            await self._registration.confirmed.wait()

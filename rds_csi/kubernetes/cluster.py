@@ -8,7 +8,6 @@ from random import Random
 
 import anyio
 
-from rds_csi.errors import DriverError
 from rds_csi.kubernetes.access import find_access
 from rds_csi.kubernetes.api import Api
 from rds_csi.kubernetes.attachments import Attachments
@@ -90,7 +89,8 @@ class Cluster:
         try:
             with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):
                 await self._events.deliver()
-        except DriverError as error:
+        except Exception as error:
+            # Also one of its own: the end of the process is not to be broken by it.
             log.debug("the last events were not told: %s", error)
         finally:
             await self._api.close()

@@ -64,6 +64,12 @@ class Registration:
         self._changing = asyncio.Lock()
         self._closed = False
 
+    @property
+    def confirmed(self) -> asyncio.Event:
+        """Set at every confirmation of the kubelet, also of one that was restarted; whoever waits for the next clears
+        it."""
+        return self._service.confirmed
+
     async def start(self) -> None:
         """Make the socket: from now on the kubelet may come, so the CSI socket must answer already.
 
@@ -151,6 +157,7 @@ class _Service(api.RegistrationBase):
 
     def __init__(self, driver_name: str, path: str) -> None:
         self.registered = False
+        self.confirmed = asyncio.Event()
         # The kubelet's words when it last refused, "" when it has not.
         self._refusal = ""
         # A path, not a URL: the kubelet dials it as it is.
@@ -171,6 +178,7 @@ class _Service(api.RegistrationBase):
         if self.registered:
             # Every time: this line tells of a restarted kubelet, too.
             log(logger, logging.INFO, "registered with the kubelet", driver=self._info.name, socket=self._info.endpoint)
+            self.confirmed.set()
         elif self._refusal != before:
             log(logger, logging.WARNING, "the kubelet refused the registration", error=self._refusal)
         return api.RegistrationStatusResponse()

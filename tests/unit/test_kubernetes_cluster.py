@@ -152,3 +152,12 @@ async def test_the_end_comes_also_when_they_cannot_be_told(server: KubeApi, faul
     server.faults = [fault]
     await cluster.close()
     assert server.events == []
+
+
+async def test_an_error_of_its_own_does_not_break_the_end(server: KubeApi) -> None:
+    before = open_descriptors()
+    cluster = opened(server)
+    # What no code of this project makes: a volume id that is no text cannot be looked up.
+    cluster.announce(Notice(REFUSED.reason, "broken", warning=True, volume_id=7))  # type: ignore[arg-type]
+    await cluster.close()
+    assert open_descriptors() <= before
