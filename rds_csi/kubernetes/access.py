@@ -48,12 +48,13 @@ class Access:
         token = self._text(_TOKEN).strip()
         if not _BEARER.fullmatch(token):
             raise ConfigurationError(f"{os.path.join(self.directory, _TOKEN)} holds no token")
-        return Credentials(token, self._text(_CA))
+        # Between its certificates a bundle may have words of any language.
+        return Credentials(token, self._text(_CA, errors="ignore"))
 
-    def _text(self, name: str) -> str:
+    def _text(self, name: str, errors: str = "strict") -> str:
         path = os.path.join(self.directory, name)
         try:
-            with open(path, encoding="ascii") as stream:
+            with open(path, encoding="ascii", errors=errors) as stream:
                 return stream.read(_MOST_BYTES)
         except OSError as error:
             raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None

@@ -29,19 +29,28 @@ class FromFiles(Generic[T]):
         # Before the reading: files that change in the middle of it are read once more.
         self._stamps = self._look()
         self._value = read()
+        # Why the files as they are now cannot be used, as it was logged; "" when they can.
+        self._obstacle = ""
 
     def get(self) -> T:
-        """The value. What cannot be used of new files is logged once, and the old value stays."""
+        """The value. What cannot be used of new files is logged once, and the old value stays until it can be: rights,
+        for one, are mended without a change of the file."""
         stamps = self._look()
-        if stamps != self._stamps:
+        if stamps != self._stamps or self._obstacle:
             self._stamps = stamps
-            try:
-                self._value = self._read()
-            except ConfigurationError as error:
-                log(logger, logging.ERROR, "changed files cannot be used, the former content stays", error=str(error))
-            else:
-                log(logger, logging.INFO, "changed files were read again", files=" ".join(self._paths))
+            self._read_again()
         return self._value
+
+    def _read_again(self) -> None:
+        try:
+            self._value = self._read()
+        except ConfigurationError as error:
+            if str(error) != self._obstacle:
+                self._obstacle = str(error)
+                log(logger, logging.ERROR, "changed files cannot be used, the former content stays", error=str(error))
+        else:
+            self._obstacle = ""
+            log(logger, logging.INFO, "changed files were read again", files=" ".join(self._paths))
 
     def _look(self) -> list[_Stamp]:
         return [_stamp(path) for path in self._paths]

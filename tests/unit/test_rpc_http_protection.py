@@ -13,6 +13,7 @@ import pytest
 from rds_csi.errors import ConfigurationError
 from rds_csi.metrics import Metrics
 from rds_csi.rpc.http import HttpEndpoint
+from rds_csi.rpc.http_files import FromFiles
 from rds_csi.rpc.http_tls import open_tls
 from rds_csi.rpc.http_token import open_token
 from tests.support.certificates import write_certificate
@@ -243,6 +244,26 @@ async def test_a_token_that_was_emptied_stays_and_is_never_logged(
     assert len(told) == 2
     assert TOKEN not in str(told)
     assert "secret" not in str([record["fields"] for record in told])
+
+
+def test_files_whose_rights_come_later_are_read_then(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "token"
+    path.write_text("old")
+    is_refused = False
+
+    def read() -> str:
+        if is_refused:
+            raise ConfigurationError(f"{path} cannot be read: Permission denied")
+        return path.read_text()
+
+    value = FromFiles((str(path),), read)
+    path.write_text("renewed")
+    is_refused = True
+    assert [value.get() for _ in range(3)] == ["old"] * 3
+    # By chmod(2), which changes nothing of the file itself.
+    is_refused = False
+    assert value.get() == "renewed"
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
 
 
 @pytest.mark.parametrize(
