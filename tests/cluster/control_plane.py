@@ -109,6 +109,8 @@ class ControlPlane:
             "--feature-gates=WatchList=false",
             f"--audit-policy-file={self._directory}/audit-policy.json",
             f"--audit-log-path={self._directory}/audit.log",
+            # Never a new file, which begins after 100 MB otherwise: the old one would be read by nobody.
+            "--audit-log-maxsize=0",
             "--profiling=false",
         ]
 

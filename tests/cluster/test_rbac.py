@@ -37,6 +37,7 @@ def test_no_right_was_lacking(cluster: Cluster, release: Release) -> None:
 
 def test_every_right_is_used_or_explained(whole: None, cluster: Cluster, release: Release) -> None:
     rights = granted(cluster.api, release.namespace)
+    assert {right.account for right in rights} == {"rds-csi-controller", "rds-csi-node"}
     idle = sorted(map(str, unused(rights, requests_in(read_log(cluster.audit_log)))))
     assert [right for right in idle if right not in RARE] == []
     assert sorted(RARE.keys() - set(map(str, rights))) == []
@@ -44,6 +45,8 @@ def test_every_right_is_used_or_explained(whole: None, cluster: Cluster, release
 
 def test_no_volume_was_ever_attached_to_two_nodes(cluster: Cluster, report: list[str]) -> None:
     history = list(attachments_in(read_log(cluster.audit_log)))
+    # A log without them would prove nothing.
+    assert [state for state in history if state.attached] != []
     assert attached_twice(history) == []
     report.append(f"{len(history)} writes of VolumeAttachments: no volume was attached to two nodes")
 

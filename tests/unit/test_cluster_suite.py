@@ -8,7 +8,7 @@ from tests.cluster.suite.left_out import LeftOut
 from tests.cluster.suite.report import Outcome, State, Verdict, judge, read_outcomes, to_text, write_junit
 from tests.support.count import counts_of
 
-NTFS = LeftOut("ntfs", "a filesystem of Windows")
+NTFS = LeftOut("ntfs", "a filesystem of Windows", says="no support of ntfs")
 
 
 def test_a_report_is_read_as_tests_by_their_names(tmp_path: Path) -> None:
@@ -52,6 +52,19 @@ def test_a_test_left_out_without_a_rule_is_a_problem() -> None:
     verdict = judged(passed("a"), skipped("b", "no such capability"), skipped("ntfs c"))
     assert verdict.problems == ["left out without a listed reason: b: no such capability"]
     assert not verdict.is_good
+
+
+def test_a_test_left_out_in_other_words_than_its_rules_is_a_problem() -> None:
+    verdict = judged(passed("a"), skipped("ntfs b"), skipped("ntfs c", "no such node"), skipped("ntfs d", ""))
+    assert [problem.partition(": ")[2] for problem in verdict.problems] == ["ntfs c: no such node", "ntfs d: not run"]
+
+
+def test_what_ginkgo_is_told_says_nothing() -> None:
+    told = LeftOut("slow", "it is slow")
+    assert told.excluded
+    assert told.explains("slow a", "")
+    assert not told.explains("slow a", "no such node")
+    assert not NTFS.excluded
 
 
 def test_a_rule_that_leaves_nothing_out_is_a_problem() -> None:
@@ -99,7 +112,7 @@ def passed(name: str) -> Outcome:
     return Outcome(name, State.PASSED)
 
 
-def skipped(name: str, message: str = "") -> Outcome:
+def skipped(name: str, message: str = "no support of ntfs here") -> Outcome:
     return Outcome(name, State.SKIPPED, message=message)
 
 

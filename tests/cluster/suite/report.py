@@ -68,7 +68,7 @@ def judge(
 ) -> Verdict:
     """Hold the outcomes of the tests that ``focus`` (a regular expression) asks for against the rules.
 
-    A test left out that no rule names is a problem. So are fewer than ``at_least`` that ran, and a rule that leaves
+    A test left out that no rule explains is a problem. So are fewer than ``at_least`` that ran, and a rule that leaves
     nothing out; not with None, for a part of the suite.
     """
     asked = [outcome for outcome in outcomes if outcome.state is State.FAILED or re.search(focus, outcome.name)]
@@ -78,7 +78,7 @@ def judge(
     for outcome in asked:
         if outcome.state is not State.SKIPPED:
             continue
-        rule = next((rule for rule in rules if re.search(rule.names, outcome.name)), None)
+        rule = next((rule for rule in rules if rule.explains(outcome.name, outcome.message)), None)
         if rule is None:
             problems.append(f"left out without a listed reason: {outcome.name}: {outcome.message or 'not run'}")
             left_out.append((outcome, "no reason is listed"))
