@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "doctor",
         "check what this machine needs for NVMe/TCP volumes, and say how to mend what is missing",
         _doctor,
-        *("connector", "array", "driver_name", "state_dir", "host_root", "nqn_prefix", "log_level"),
+        *("role", "connector", "array", "driver_name", "state_dir", "host_root", "nqn_prefix", "log_level"),
     )
     doctor.add_argument(
         "--portal",

@@ -18,6 +18,14 @@ ENV_PREFIX = "RDS_CSI_"
 _DRIVER_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 
 
+class Examined(StrEnum):
+    """What ``rds-csi doctor`` looks at: what a controller needs, what a node needs, or both."""
+
+    ALL = "all"
+    CONTROLLER = "controller"
+    NODE = "node"
+
+
 class LogFormat(StrEnum):
     """How log lines look."""
 
@@ -170,6 +178,11 @@ class Settings(BaseSettings):
         description="whether to speak to the Kubernetes API (events, attachments, start-up taint); "
         "auto: where a ServiceAccount's token is mounted",
         validation_alias=_variables("kubernetes"),
+    )
+    role: Examined = Field(
+        Examined.ALL,
+        description="whose needs are looked at: those of a controller (the array), of a node (this machine), or all",
+        validation_alias=_variables("role"),
     )
     log_format: LogFormat = Field(
         LogFormat.TEXT, description="how log lines look", validation_alias=_variables("log_format")

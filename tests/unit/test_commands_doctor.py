@@ -506,3 +506,33 @@ async def test_a_wrong_portal_or_connector_is_a_wrong_flag(root: Path, tmp_path:
         await examine(load_settings(flags), portals=["192.0.2.1:x"], as_json=False)
     with pytest.raises(ConfigurationError, match="did you mean 'nvme-cli'"):
         await examine(load_settings({**flags, "connector": "nvmecli"}), portals=[], as_json=False)
+
+
+async def test_a_controller_needs_nothing_of_its_machine(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Neither modules nor tools, identity, a state directory or root.
+    flags = {"role": "controller", "connector": "nvme-cli", "host_root": str(root), "state_dir": f"{tmp_path}/file/x"}
+    (tmp_path / "file").touch()
+    assert await examine(load_settings(flags), portals=[], as_json=True) == 0
+    assert [item["subject"] for item in json.loads(capsys.readouterr().out)] == ["driver", "NQN prefix"]
+
+
+async def test_a_controllers_portals_are_asked_when_they_are_named(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"role": "controller", "connector": "nvme-cli", "host_root": str(root), "state_dir": str(tmp_path)}
+    assert await examine(load_settings(flags), portals=["127.0.0.1:1"], as_json=True) == 1
+    assert "portal" in [item["subject"] for item in json.loads(capsys.readouterr().out)]
+
+
+async def test_a_node_needs_nothing_of_the_array(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"connector": "memory", "host_root": str(root), "state_dir": str(tmp_path), "array": "local:///volumes"}
+    subjects = {}
+    for role in ("all", "node"):
+        assert await examine(load_settings({**flags, "role": role}), portals=[], as_json=True) == 0
+        subjects[role] = {item["subject"] for item in json.loads(capsys.readouterr().out)}
+    assert subjects["all"] - subjects["node"] == {"array"}
+    assert "kernel" in subjects["node"]

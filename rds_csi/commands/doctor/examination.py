@@ -46,7 +46,7 @@ from rds_csi.model.records import StageRecord
 from rds_csi.nvme.resolver import DeviceResolver
 from rds_csi.nvme.sessions import Session
 from rds_csi.parts import Machine, open_connector, open_filesystems
-from rds_csi.settings import Settings
+from rds_csi.settings import Examined, Settings
 
 T = TypeVar("T")
 
@@ -65,12 +65,18 @@ async def examine(
     ConfigurationError for a ``portals`` entry that is none, for an unknown connector, and for an array's URL that
     cannot work.
     """
-    given = [*map(parse_portal, portals), *portals_of(settings)]
+    named = [parse_portal(portal) for portal in portals]
     doctor = Doctor(_with_connector(settings))
+    on_array: Sequence[Result] = ()
     with Stopping() as stopping:
-        array = examine_array(settings, probe=probe, capture=capture, stopping=stopping)
-        on_array = await stopping.run(array, "") or ()
-        looked = await stopping.run(doctor.look(given), "") or ()
+        if probe or settings.role is not Examined.NODE:
+            array = examine_array(settings, probe=probe, capture=capture, stopping=stopping)
+            on_array = await stopping.run(array, "") or ()
+        if settings.role is Examined.CONTROLLER:
+            look = doctor.look_from_afar(named)
+        else:
+            look = doctor.look([*named, *portals_of(settings)])
+        looked = await stopping.run(look, "") or ()
     results = worst_last([*looked, *on_array])
     if as_json:
         print(json.dumps([asdict(result) for result in results], indent=2))
@@ -113,7 +119,13 @@ class Doctor:
             _guarded("sessions", partial(self._sessions_and_portals, given)),
         ]
         found = await together(looks)
-        return [*_program(self._connector), *self._prefix(), *(result for results in found for result in results)]
+        on_machine = (result for results in found for result in results)
+        return [_driver(self._connector), *_user(), *self._prefix(), *on_machine]
+
+    async def look_from_afar(self, named: Sequence[Portal]) -> Sequence[Result]:
+        """What matters where no volume is staged. ``named``: portals that are asked all the same."""
+        asked = await look_at_portals(known_portals(named, "", (), ())) if named else ()
+        return [_driver(self._connector), *self._prefix(), *asked]
 
     @property
     def _is_nvme(self) -> bool:
@@ -181,9 +193,12 @@ async def _guarded(subject: str, look: Callable[[], Awaitable[Sequence[Result]]]
         return [warning(subject, f"not looked at: {error.strerror or error}", _REPEAT)]
 
 
-def _program(connector: str) -> Sequence[Result]:
-    driver = f"rds-csi {__version__} with connector {connector}, Python {platform.python_version()}"
+def _driver(connector: str) -> Result:
+    return ok("driver", f"rds-csi {__version__} with connector {connector}, Python {platform.python_version()}")
+
+
+def _user() -> Sequence[Result]:
     if os.geteuid() == 0:
-        return [ok("driver", driver)]
+        return ()
     remedy = "The driver connects and mounts as root; some looks need it too: sudo rds-csi doctor"
-    return [ok("driver", driver), warning("user", f"this is user {os.geteuid()}, not root", remedy)]
+    return [warning("user", f"this is user {os.geteuid()}, not root", remedy)]
