@@ -26,7 +26,8 @@ from tests.support.missing import give_up
 NODE = "node-a"
 NODES = (NODE, "node-b")
 PROGRAMS = ("dpkg-deb", "ip", "losetup", "mount", "nsenter", "unshare")
-# In this order: what everybody needs first, and at last the look whether all is gone.
+# In this order: what everybody needs first, then the look whether all is gone, and at last, without the lane's own
+# release, what an administrator does.
 MODULES = (
     "test_volumes",
     "test_snapshots",
@@ -40,6 +41,7 @@ MODULES = (
     "test_two_nodes",
     "test_rbac",
     "test_removal",
+    "test_docs",
 )
 
 REPORT = pytest.StashKey[list[str]]()
@@ -101,8 +103,10 @@ def array(cluster: Cluster) -> Path:
 @pytest.fixture(scope="session")
 def release(cluster: Cluster, array: Path, report: list[str]) -> Release:
     """The chart, installed with image files as the array and registered on the node."""
+    # Once: it is built anew when the sources have changed since.
+    archive = driver_image()
     for node in cluster.nodes:
-        node.import_images(driver_image())
+        node.import_images(archive)
     made = Release(cluster, helm())
     begun = time.monotonic()
     made.install(local_values(array))

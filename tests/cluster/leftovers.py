@@ -4,10 +4,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.cluster.cluster import Cluster
 from tests.cluster.host import OWN_PATHS
 from tests.cluster.machine import SYSCTLS, container_processes
 from tests.cluster.network import BRIDGE, PREFIX
-from tests.support.traces import loops_below, mounts_below
+from tests.support.traces import files_below, loops_below, mounts_below
 
 _IP_SECONDS = 10.0
 
@@ -21,6 +22,15 @@ def machine_state() -> dict[str, str]:
 def leftovers(directory: Path) -> list[str]:
     """What is still there of a cluster below ``directory``, each as a line for a person."""
     return [f"{kind} {item}" for kind, items in _kinds(directory) for item in items]
+
+
+def volume_traces(cluster: Cluster, array: Path) -> list[str]:
+    """Files of volumes on the array and in the nodes' records, their loop devices and mounts."""
+    found = files_below(array) + loops_below(cluster.directory)
+    for node in cluster.nodes:
+        found += files_below(node.host.own(Path("/var/lib/rds-csi/state")))
+        found += [point for point in node.host.mounts() if "/csi/" in point or "kubernetes.io~csi" in point]
+    return found
 
 
 def _kinds(directory: Path) -> Iterator[tuple[str, list[str]]]:

@@ -7,9 +7,9 @@ import pytest
 
 from tests.cluster.api import name_of
 from tests.cluster.conftest import NODES
+from tests.cluster.leftovers import volume_traces
 from tests.cluster.release import DRIVER_NAME, Release
 from tests.cluster.usage import pod_usage
-from tests.support.traces import files_below, loops_below
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,8 +28,10 @@ def test_nothing_is_left_of_any_volume(release: Release, array: Path) -> None:
         await_none(release, kind)
     # A node that was dead looks through what it had when it comes back, and unstages it.
     with contextlib.suppress(AssertionError):
-        release.cluster.processes.wait_until(lambda: not left(release, array), "nothing is left", GONE_SECONDS)
-    assert left(release, array) == []
+        release.cluster.processes.wait_until(
+            lambda: not volume_traces(release.cluster, array), "nothing is left", GONE_SECONDS
+        )
+    assert volume_traces(release.cluster, array) == []
 
 
 def test_the_chart_goes_without_a_trace(release: Release) -> None:
@@ -49,12 +51,3 @@ def await_none(release: Release, kind: str) -> None:
     """No object of a kind is left in the cluster."""
     cluster = release.cluster
     cluster.processes.wait_until(lambda: not cluster.api.list(kind), f"there is no {kind}", GONE_SECONDS)
-
-
-def left(release: Release, array: Path) -> list[str]:
-    """Files of volumes on the array and in the nodes' records, their loop devices and mounts."""
-    found = files_below(array) + loops_below(release.cluster.directory)
-    for node in release.cluster.nodes:
-        found += files_below(node.host.own(Path("/var/lib/rds-csi/state")))
-        found += [point for point in node.host.mounts() if "/csi/" in point or "kubernetes.io~csi" in point]
-    return found

@@ -2,53 +2,21 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.support.pages import PAGES, ROOT, Block, parts, read
+
 CHART = ROOT / "charts/rds-csi"
-PAGES = sorted(
-    str(path.relative_to(ROOT))
-    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"))
-)
 
 Manifest = Mapping[str, Any]
 
 
-def read(page: str) -> str:
-    """The text of a page, named by its path in the repository."""
-    return (ROOT / page).read_text(encoding="utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A YAML block: the page, the number of its first line, and its text."""
-
-    page: str
-    line: int
-    text: str
-
-    @property
-    def is_values(self) -> bool:
-        """Whether it is a file of values for the chart, and no manifest."""
-        return self.text.startswith("# values\n")
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
 def blocks() -> Iterator[Block]:
-    """Every YAML block of every page; one in a list is moved to the left."""
+    """Every YAML block of every page."""
     for page in PAGES:
-        text = read(page)
-        for match in re.finditer(r"^( *)```yaml\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
-            indent, body = match[1], match[2]
-            yield Block(
-                page, text.count("\n", 0, match.start()) + 1, re.sub(rf"^{indent}", "", body, flags=re.MULTILINE)
-            )
+        yield from (block for block in parts(page, read(page)) if block.language == "yaml")
 
 
 def documents(block: Block) -> Sequence[Manifest]:

@@ -14,8 +14,6 @@ from rds_csi.model.parameters import VolumeParameters, parse_mutable
 from rds_csi.model.targets import target_from_context
 from tests.docs.manifests import (
     CHART,
-    PAGES,
-    Block,
     Manifest,
     blocks,
     default_values,
@@ -23,9 +21,9 @@ from tests.docs.manifests import (
     has_key,
     manifests,
     merged,
-    read,
     set_on_command_lines,
 )
+from tests.support.pages import PAGES, Block, read
 
 # The release of Kubernetes whose schemas are used: that of the cluster lane.
 KUBERNETES = "1.36"
