@@ -1,4 +1,4 @@
-"""The example of docs/writing-a-backend.md: a package of its own, found by its entry point, that csi-sanity passes."""
+"""The examples of docs/writing-a-backend.md: packages of their own, found by entry points; csi-sanity passes."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -39,12 +40,8 @@ from tests.support.driver import Driver
 from tests.support.missing import give_up
 from tests.support.sanity import PENDING_SPEC, RUNNABLE_SPECS, SANITY_SECONDS, run_sanity
 
-EXAMPLE = Path(__file__).parents[2] / "examples/array-directory"
+ROOT = Path(__file__).parents[2]
 INSTALL_SECONDS = 120.0
-# What the example leaves out (Feature.GROUP_SNAPSHOTS): all that csi-sanity may skip.
-LEFT_OUT = "GroupController Service"
-# What it keeps in its directory that is no trace of a volume.
-OF_THE_ARRAY = {".lock", ".reserve"}
 ROUNDS = 4
 SEED = 20261121
 # Seconds after which a round has done all of its calls, undisturbed.
@@ -56,14 +53,33 @@ AGAIN = (Status.ABORTED, Status.UNAVAILABLE)
 Call = Callable[[ControllerStub], Awaitable[object]]
 
 
+@dataclass(frozen=True)
+class Example:
+    """``kind`` is the URL's scheme; ``left_out`` is what csi-sanity may skip of it; ``own`` are names of files that it
+    keeps in its directory and that are no trace of a volume."""
+
+    kind: str
+    left_out: tuple[str, ...]
+    own: frozenset[str]
+
+    def traces(self, array: Path) -> list[Path]:
+        """What is left of volumes."""
+        return [path for path in array.rglob("*") if path.is_file() and path.name not in self.own]
+
+
+DIRECTORY = Example("directory", left_out=("GroupController Service",), own=frozenset({".lock", ".reserve"}))
+SQLITE = Example("sqlite", left_out=(), own=frozenset({"array.db", "lock", "reserve"}))
+both = pytest.mark.parametrize("example", [DIRECTORY, SQLITE], ids=lambda example: example.kind)
+
+
 @pytest.fixture
-def installed(home: Path) -> Path:
+def installed(home: Path, example: Example) -> Path:
     """A directory with the example as pip installs it: neither editable nor in the driver's own environment."""
     target = home / "site-packages"
     argv = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
     # pip leaves build/ in a source tree that may be read-only, or somebody else's.
     source = home / "source"
-    subprocess.run(["cp", "-r", EXAMPLE, source], timeout=INSTALL_SECONDS, check=True)
+    subprocess.run(["cp", "-r", ROOT / f"examples/array-{example.kind}", source], timeout=INSTALL_SECONDS, check=True)
     done = subprocess.run(
         [*argv, "--target", target, source], timeout=INSTALL_SECONDS, capture_output=True, text=True, check=False
     )
@@ -74,31 +90,35 @@ def installed(home: Path) -> Path:
 
 @pytest.mark.timeout(SANITY_SECONDS + INSTALL_SECONDS + 120)
 @pytest.mark.parametrize("access_type", ["mount", "block"])
-def test_csi_sanity_passes_with_the_example_and_skips_only_what_it_leaves_out(
+@both
+def test_csi_sanity_passes_with_an_example_and_skips_only_what_it_leaves_out(
     csi_sanity: str,
     home: Path,
+    example: Example,
     installed: Path,
     access_type: str,
 ) -> None:
+    # What is left below the fixture's own "array" would count as a trace of a volume.
     array = home / "directory"
     array.mkdir()
-    flags = ("--array", f"directory://{array}", "--connector", "loop", "--node-id", "node-1")
+    flags = ("--array", f"{example.kind}://{array}", "--connector", "loop", "--node-id", "node-1")
     environment = {"PYTHONPATH": str(installed)}
     with Driver(home, *flags, "--max-volumes-per-node", MAX_VOLUMES_PER_NODE, environment=environment) as driver:
         report = run_sanity(csi_sanity, driver.socket, home, access_type=access_type)
     assert report.failed == (), report.output
-    assert [name for name in report.skipped if LEFT_OUT not in name] == []
+    assert [name for name in report.skipped if not any(part in name for part in example.left_out)] == []
     assert [name for name in report.pending if not name.endswith(PENDING_SPEC)] == []
     assert len(report.passed) + len(report.skipped) == RUNNABLE_SPECS
-    assert [path for path in array.rglob("*") if path.is_file() and path.name not in OF_THE_ARRAY] == []
+    assert example.traces(array) == []
 
 
-def test_a_directory_that_another_process_has_is_refused(home: Path, installed: Path) -> None:
+@pytest.mark.parametrize("example", [DIRECTORY], ids=lambda example: example.kind)
+def test_a_directory_that_another_process_has_is_refused(home: Path, example: Example, installed: Path) -> None:
     array = home / "directory"
     array.mkdir()
     environment = {"PYTHONPATH": str(installed)}
-    flags = ("--array", f"directory://{array}", "--connector", "loop", "--node-id", "node-1")
-    argv = (sys.executable, "-m", "rds_csi", "controller", "--array", f"directory://{array}")
+    flags = ("--array", f"{example.kind}://{array}", "--connector", "loop", "--node-id", "node-1")
+    argv = (sys.executable, "-m", "rds_csi", "controller", "--array", f"{example.kind}://{array}")
     with Driver(home, *flags, environment=environment):
         done = subprocess.run(
             [*argv, f"--endpoint=unix://{home}/second.sock"],
@@ -193,11 +213,14 @@ async def ids(socket: Path) -> list[str]:
 
 # The driver starts 16 times.
 @pytest.mark.timeout(900)
-def test_killed_at_any_moment_the_repeated_calls_make_and_delete_everything(home: Path, installed: Path) -> None:
+@both
+def test_killed_at_any_moment_the_repeated_calls_make_and_delete_everything(
+    home: Path, example: Example, installed: Path
+) -> None:
     array = home / "directory"
     array.mkdir()
     random = Random(SEED)
-    flags = ("--array", f"directory://{array}", "--connector", "loop")
+    flags = ("--array", f"{example.kind}://{array}", "--connector", "loop")
     driver = Driver(home, *flags, role="controller", environment={"PYTHONPATH": str(installed)})
     for _ in range(ROUNDS):
         for calls, left in ((CREATIONS, ["clone", "first", "restored", "snapshot"]), (DELETIONS, [])):
@@ -206,4 +229,4 @@ def test_killed_at_any_moment_the_repeated_calls_make_and_delete_everything(home
             with driver:
                 asyncio.run(call_all(driver.socket, calls))
                 assert asyncio.run(ids(driver.socket)) == left
-    assert [path.name for path in array.rglob("*") if path.is_file() and path.name not in OF_THE_ARRAY] == []
+    assert example.traces(array) == []

@@ -16,6 +16,7 @@ from rds_csi.model.volumes import Attachment, Volume
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/writing-a-backend.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "examples/array-directory"
+EXAMPLES = sorted((ROOT / "examples").iterdir())
 
 
 def section(title: str) -> str:
@@ -78,11 +79,13 @@ def test_the_example_is_packaged_as_the_guide_says() -> None:
     assert told["project"].items() <= real["project"].items()
 
 
-def test_the_example_uses_only_what_the_guide_names() -> None:
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_uses_only_what_the_guide_names(example: Path) -> None:
     named = set(re.findall(r"`(rds_csi\.[\w.]+)`", GUIDE))
     used = {
         module
-        for path in EXAMPLE.rglob("*.py")
+        for path in example.rglob("*.py")
         for module in re.findall(r"^from (rds_csi\.[\w.]+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
+    assert used
     assert used <= named
