@@ -29,6 +29,7 @@ from rds_csi.nvme.sysfs import NvmeSysfs
 from rds_csi.process import ProcessRunner
 from rds_csi.workers import Workers
 from tests.kernel.conftest import MakeTarget
+from tests.support.nvme_settled import settle
 from tests.support.nvmet_target import MIB, NvmetTarget
 from tests.support.stand_ins import StandIns
 from tests.support.waiting import wait_until
@@ -87,15 +88,6 @@ def session_of(nqn: str) -> Session | None:
     return NvmeSysfs(HOST).session(nqn)
 
 
-def has_been_read(nqn: str) -> bool:
-    """Whether a path to a namespace of the session has seen a read (the first field of Linux's Documentation/ABI
-    block/stat); whoever opens the device from then on waits for the end of the kernel's own look."""
-    session = session_of(nqn)
-    assert session is not None
-    stats = [stat for c in session.controllers for stat in Path("/sys/class/nvme", c.name).glob("nvme*n*/stat")]
-    return any(int(stat.read_text().split()[0]) > 0 for stat in stats)
-
-
 def controllers() -> dict[str, frozenset[str]]:
     """Every controller by NQN."""
     sessions = NvmeSysfs(HOST).scan().by_nqn
@@ -129,10 +121,7 @@ class Zoo:
             return bool(node) and Path(node).is_block_device()
 
         wait_until(appeared, f"the device of {name} is there")
-        # The kernel reads the partition table in its own time. A link that is cut meanwhile would leave it waiting, and
-        # whoever opens the device with it, in state D for as long as the target is away.
-        wait_until(lambda: has_been_read(target.nqn), f"the partition table of {name} is being read")
-        os.close(os.open(node, os.O_RDONLY))
+        settle(target.nqn)
         return node
 
     def cut(self, *names: str) -> None:

@@ -11,6 +11,8 @@ import uuid
 from pathlib import Path
 from typing import Self
 
+from tests.support.nvme_settled import settle
+
 CONFIGFS = Path("/sys/kernel/config")
 NVMET = CONFIGFS / "nvmet"
 
@@ -70,6 +72,7 @@ class NvmetTarget:
 
     def break_link(self) -> None:
         """An outage: every session is cut, new ones are refused."""
+        settle(self.nqn)
         self._link.unlink()
 
     def restore(self) -> None:
