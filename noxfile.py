@@ -111,19 +111,16 @@ def integration(session: nox.Session) -> None:
 @nox.session
 def cluster(session: nox.Session) -> None:
     """The chart, the image and the real sidecars in a real Kubernetes on this machine (root)."""
-    need_root(session)
-    for lane in ("image", "cluster"):
-        install_debian(session, f"tests/{lane}/packages.txt")
-    install_driver(session)
-    with tempfile.TemporaryDirectory() as scratch:
-        go = find_go(session, scratch)
-        session.run("python", "-m", "tests.cluster.build", env={"GO": go})
-        session.run("python", "-m", "tests.cluster.suite.build", env={"GO": go})
-    helm = install_go_program(session, "helm", HELM, f"helm.sh/helm/v4/cmd/helm@{HELM}")
+    helm = build_cluster(session, "tests.cluster.build")
     run_tests(session, "tests/cluster", HELM=helm)
-    if not session.posargs:
-        results = [f"--results={RESULTS}"] if RESULTS else []
-        session.run("python", "-m", "tests.cluster.suite", *results, env={"HELM": helm})
+
+
+@nox.session
+def suite(session: nox.Session) -> None:
+    """Kubernetes' external storage suite in such a cluster (root): `nox -s suite -- --focus xfs`."""
+    helm = build_cluster(session, "tests.cluster.build", "tests.cluster.suite.build")
+    results = [f"--results={RESULTS}"] if RESULTS else []
+    session.run("python", "-m", "tests.cluster.suite", *results, *session.posargs, env={"HELM": helm})
 
 
 @nox.session
@@ -210,6 +207,19 @@ def install_driver(session: nox.Session) -> None:
     install(session, "runtime", "build", "test")
     session.install("--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
     session.run("python", "-m", "pip", "check", silent=True)
+
+
+def build_cluster(session: nox.Session, *builders: str) -> str:
+    """Make what a cluster needs, with these modules; the path of helm."""
+    need_root(session)
+    for lane in ("image", "cluster"):
+        install_debian(session, f"tests/{lane}/packages.txt")
+    install_driver(session)
+    with tempfile.TemporaryDirectory() as scratch:
+        go = find_go(session, scratch)
+        for builder in builders:
+            session.run("python", "-m", builder, env={"GO": go})
+    return install_go_program(session, "helm", HELM, f"helm.sh/helm/v4/cmd/helm@{HELM}")
 
 
 def run_tests(session: nox.Session, directory: str, **env: str) -> None:

@@ -33,7 +33,7 @@ _LOG_CHARACTERS = 5_000_000
 def main() -> int:
     """Run it all; 0 when all is well."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.suite", description="The external storage suite.")
-    parser.add_argument("--results", type=Path, help="a directory for cluster-suite.xml, .txt, and more about failures")
+    parser.add_argument("--results", type=Path, help="a directory for suite.xml, .txt, and more about failures")
     parser.add_argument(
         "--processes", type=int, default=PROCESSES, help="how many tests at once (default: %(default)s)"
     )
@@ -45,13 +45,13 @@ def main() -> int:
         print(absent, file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="rds-csi-suite-") as scratch:
-        kept = flags.results / "cluster-suite" if flags.results else Path(scratch)
+        kept = flags.results / "suite" if flags.results else Path(scratch)
         kept.mkdir(parents=True, exist_ok=True)
         verdict = _run_all(kept, flags.processes, flags.focus)
     print(to_text(verdict))
     if flags.results:
-        (flags.results / "cluster-suite.txt").write_text(to_text(verdict))
-        write_junit(flags.results / "cluster-suite.xml", verdict)
+        (flags.results / "suite.txt").write_text(to_text(verdict))
+        write_junit(flags.results / "suite.xml", verdict)
     print(summary(verdict))
     return 0 if verdict.is_good else 1
 
