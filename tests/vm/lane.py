@@ -1,6 +1,7 @@
 """``python -m tests.vm.lane``: the kernel lane, ``pytest tests/kernel`` on every kernel and setting.
 
-A virtual machine runs one setting; with ``--machines 2`` half of the test files of one, and two machines at once.
+A virtual machine runs one setting. With ``--machines 2`` it runs half of the test files of one, and two run at once:
+each wants two processors.
 The lane fails when one of them fails or has run no test.
 """
 
