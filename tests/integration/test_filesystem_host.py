@@ -1,6 +1,7 @@
 """The real filesystems: loop devices, mkfs, mounts. Root is needed."""
 
 import asyncio
+import contextlib
 import os
 import stat
 import struct
@@ -519,7 +520,9 @@ async def test_a_mkfs_killed_at_any_moment_is_begun_again(
             async with asyncio.timeout(milliseconds / 1000):
                 await mkfs.wait()
         except TimeoutError:
-            mkfs.kill()
+            # It may have ended just now.
+            with contextlib.suppress(ProcessLookupError):
+                mkfs.kill()
             await mkfs.wait()
         await filesystems.format(device, fs_type, fs_uuid, ())
         content = await filesystems.identify(device)
