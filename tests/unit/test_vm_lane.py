@@ -2,13 +2,31 @@
 
 import pytest
 
-from tests.vm.lane import HALVES, ROOT, TESTS, Part
+from tests.vm.lane import HALVES, ONCE, ROOT, SETTINGS, TESTS, Job, Part
 
 
-def test_the_halves_hold_every_test_file_once() -> None:
-    there = [str(path.relative_to(ROOT)) for path in (ROOT / TESTS).glob("test_*.py")]
-    assert sorted(file for half in HALVES for file in half.files()) == sorted(there)
-    assert all(half.files() for half in HALVES)
+def every_file() -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / TESTS).glob("test_*.py"))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_halves_hold_every_test_file_of_a_setting_once(setting: str) -> None:
+    halves = [Job(setting, half).files() for half in HALVES]
+    assert sorted(file for half in halves for file in half) == Job(setting).files()
+    assert all(halves)
+
+
+def test_every_test_file_runs_on_all_settings_or_is_named() -> None:
+    once = {f"{TESTS}/{name}": setting for name, setting in ONCE.items()}
+    assert set(once) <= set(every_file())
+    for file in every_file():
+        settings = [setting for setting in SETTINGS if file in Job(setting).files()]
+        assert settings == ([once[file]] if file in once else list(SETTINGS))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_everywhere_is_every_test_file(setting: str) -> None:
+    assert Job(setting).files(everywhere=True) == every_file()
 
 
 def test_a_part_is_told_as_it_is_read() -> None:

@@ -1,7 +1,7 @@
 """``python -m tests.vm.lane``: the kernel lane, ``pytest tests/kernel`` on every kernel and setting.
 
 A virtual machine runs one setting. With ``--machines 2`` it runs half of the test files of one, and two run at once:
-each wants two processors.
+each wants two processors. What hardly depends on the host's kernel (ONCE) runs on one setting alone.
 The lane fails when one of them fails or has run no test.
 """
 
@@ -26,6 +26,10 @@ from tests.vm.machine import RESULTS, Machine
 
 ROOT = Path(__file__).parents[2]
 TESTS = "tests/kernel"
+
+# Files of tests whose subject is the driver's calls or the array, and the one setting that runs them: they take a
+# quarter of a setting's time, and what they need of the kernel the other files test on all of them.
+ONCE = {"test_routeros_life.py": "6.1", "test_sanity.py": "6.12"}
 
 # All tests of one setting, on a busy machine.
 SETTING_SECONDS = 3600.0
@@ -61,16 +65,14 @@ class Part:
             raise ValueError(f"no part of the test files: {text!r}")
         return cls(int(match[1]), int(match[2]))
 
-    def files(self) -> list[str]:
-        """Its test files, by their paths from the root."""
-        everything = sorted(str(path.relative_to(ROOT)) for path in (ROOT / TESTS).glob("test_*.py"))
-        return everything[self.number - 1 :: self.of]
+    def of_files(self, everything: Sequence[str]) -> list[str]:
+        """Its share of these."""
+        return list(everything[self.number - 1 :: self.of])
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
 
-WHOLE = Part(1, 1)
 HALVES = (Part(1, 2), Part(2, 2))
 
 
@@ -80,6 +82,12 @@ class Job:
 
     setting: str
     part: Part | None = None
+
+    def files(self, *, everywhere: bool = False) -> list[str]:
+        """Its test files, by their paths from the root; ``everywhere`` with those that run ONCE."""
+        names = sorted(path.name for path in (ROOT / TESTS).glob("test_*.py"))
+        here = [f"{TESTS}/{name}" for name in names if everywhere or ONCE.get(name, self.setting) == self.setting]
+        return self.part.of_files(here) if self.part else here
 
     def __str__(self) -> str:
         return f"{self.setting}-{self.part.number}" if self.part else self.setting
@@ -110,6 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.vm.lane", description="Run tests/kernel on real kernels.")
     parser.add_argument("--setting", action="append", choices=list(SETTINGS), help="only this one (may be repeated)")
     parser.add_argument("--part", type=Part.parse, help="only a part of the test files, as 1/2 or 2/2")
+    parser.add_argument("--everywhere", action="store_true", help=f"also {' and '.join(ONCE)} on every setting")
     parser.add_argument("--machines", type=int, default=1, help="how many run at once (default: %(default)s)")
     parser.add_argument("--results", type=Path, help="a directory that gets kernel-SETTING.xml (JUnit)")
     parser.add_argument("pytest", nargs="*", help=f"arguments for pytest, behind -- (default: {TESTS})")
@@ -123,11 +132,12 @@ def main() -> int:
     begun = time.monotonic()
     if flags.machines > 1:
         jobs = [Job(name, part) for name in settings for part in HALVES]
-        outcomes = asyncio.run(run_at_once(jobs, flags.machines, results))
+        handed_on = ["--everywhere"] if flags.everywhere else []
+        handed_on += [f"--results={results}"] if results else []
+        outcomes = asyncio.run(run_at_once(jobs, flags.machines, handed_on))
     else:
-        outcomes = [
-            run(Job(name, flags.part), flags.pytest or (flags.part or WHOLE).files(), results) for name in settings
-        ]
+        jobs = [Job(name, flags.part) for name in settings]
+        outcomes = [run(job, flags.pytest or job.files(everywhere=flags.everywhere), results) for job in jobs]
     if flags.part is None:
         for outcome in outcomes:
             print(outcome, flush=True)
@@ -135,25 +145,24 @@ def main() -> int:
     return 1 if any(outcome.status for outcome in outcomes) else 0
 
 
-async def run_at_once(jobs: Sequence[Job], machines: int, results: Path | None) -> list[Outcome]:
+async def run_at_once(jobs: Sequence[Job], machines: int, flags: Sequence[str]) -> list[Outcome]:
     """Run every job, each in a process of its own; what one prints is shown when it has ended."""
     free = asyncio.Semaphore(machines)
 
     async def run_one(job: Job) -> Outcome:
         async with free:
             print(f"kernel {job}: started", flush=True)
-            return await run_apart(job, results)
+            return await run_apart(job, flags)
 
     return await asyncio.gather(*map(run_one, jobs))
 
 
-async def run_apart(job: Job, results: Path | None) -> Outcome:
+async def run_apart(job: Job, flags: Sequence[str]) -> Outcome:
     """One job in a process of its own, which does not outlive this one."""
     begun = time.monotonic()
-    flags = [f"--setting={job.setting}", f"--part={job.part}"]
-    flags += [f"--results={results}"] if results else []
+    chosen = (f"--setting={job.setting}", f"--part={job.part}")
     process = await asyncio.create_subprocess_exec(
-        *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.vm.lane", *flags),
+        *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.vm.lane", *chosen, *flags),
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
