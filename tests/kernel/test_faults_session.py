@@ -22,6 +22,7 @@ from tests.support.csi_calls import (
     session_of,
     volume_on,
 )
+from tests.support.nvme_host import delete
 from tests.support.stand_ins import kill, running
 
 pytestmark = pytest.mark.usefixtures("everything_goes")
@@ -37,11 +38,6 @@ def write(path: Path) -> None:
         stream.write(PAYLOAD)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def delete(controller: str) -> None:
-    """What ``nvme disconnect`` does, also to a session in use."""
-    Path("/sys/class/nvme", controller, "delete_controller").write_text("1")
 
 
 async def written(calls: NodeCalls, volume: StaticVolume) -> None:

@@ -29,6 +29,7 @@ from rds_csi.nvme.sysfs import NvmeSysfs
 from rds_csi.process import ProcessRunner
 from rds_csi.workers import Workers
 from tests.kernel.conftest import MakeTarget
+from tests.support.nvme_host import end_session
 from tests.support.nvme_settled import settle
 from tests.support.nvmet_target import MIB, NvmetTarget
 from tests.support.stand_ins import StandIns
@@ -109,7 +110,7 @@ class Zoo:
         """A live session with its device; the path of its node."""
         target = self._make(size=size, nqn=nqn or f"{PREFIX}{name}")
         self.targets[name] = target
-        self._undo.callback(run, "nvme", "disconnect", "-n", target.nqn)
+        self._undo.callback(end_session, target.nqn)
         for number in range(paths):
             make_session(target, again=number > 0)
         node = ""
@@ -258,7 +259,7 @@ def populate(zoo: Zoo) -> None:
     zoo.cut("swap", "dm", "loop", "open", "block", "working", *(FOREIGN - {"nqn.2019-08.org.other:orphan"}))
     for name in ("empty", "empty-recorded", "lost-device", "nqn.2019-08.org.other:orphan"):
         zoo.empty(name)
-    run("nvme", "disconnect", "-n", zoo.targets["left-over"].nqn)
+    end_session(zoo.targets["left-over"].nqn)
 
 
 def sweep_command(zoo: Zoo, *flags: str) -> list[str]:
