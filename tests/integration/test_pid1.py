@@ -19,8 +19,8 @@ from tests.support.waiting import wait_until
 ORPHANS = 10
 # Each orphan lives for this long: enough to be seen alive.
 ORPHAN_SECONDS = 2
-# From SIGTERM to the end of a server without running calls.
-END_SECONDS = 1.0
+# From SIGTERM to the end of a server without running calls, on a busy machine; a signal that is lost costs 30.
+END_SECONDS = 5.0
 # Far above any of these commands on a loaded machine.
 DEMO_SECONDS = 120.0
 
@@ -122,7 +122,7 @@ def test_orphans_are_reaped(home: Path) -> None:
         assert made.terminate()[0] == 0
 
 
-def test_sigterm_ends_a_server_within_a_second_and_clean(home: Path) -> None:
+def test_sigterm_ends_a_server_soon_and_clean(home: Path) -> None:
     with controller(home) as made:
         status, seconds = made.terminate()
     assert status == 0

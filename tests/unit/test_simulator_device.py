@@ -295,10 +295,10 @@ async def test_ten_thousand_disks_are_listed_and_found_fast(tmp_path: Path) -> N
         await device.disks.add(values)
     started = time.monotonic()
     assert len(device.disks.items()) > 10_000
-    assert time.monotonic() - started < 0.6
+    # A listing that looks at all of them for each of them would take minutes, and so would such a search.
+    assert time.monotonic() - started < 3
     started = time.monotonic()
     for number in range(10_000):
         (item,) = device.disks.lookup("slot", f"v{number}") or ()
         assert item.values["slot"] == f"v{number}"
-    # A search through all of them each time would take minutes.
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 3
