@@ -78,42 +78,24 @@ class ProcessRunner:
         program = shutil.which(argv[0], path=self._path)
         if program is None:
             raise Unavailable(f"{argv[0]} is not installed", remedy=f"Install the package that has {argv[0]}.")
-        transport, process = await self._start([program, *argv[1:]], bool(input), env or {})
+        child = _Child()
+        self._watch_children(asyncio.get_running_loop())
         try:
+            # Cancelled in the middle of a start, asyncio kills the program alone and waits for its children to end.
+            await finish(
+                child.start([program, *argv[1:]], bool(input), {"PATH": self._path, "LC_ALL": "C", **(env or {})})
+            )
             async with asyncio.timeout(timeout):
-                stdout, stderr = await _communicate(process, input)
+                stdout, stderr = await child.communicate(input)
         except TimeoutError:
-            await _end(process)
+            await child.end()
             raise DeadlineExceeded(f"{argv[0]} did not end within {timeout:g} s and was killed") from None
         except BaseException:
-            await _end(process)
+            await child.end()
             raise
         finally:
-            # A descendant in a session of its own may hold the pipes for ever: our ends are closed all the same.
-            transport.close()
-        returncode = process.returncode
-        assert returncode is not None
-        return Completed(argv, returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
-
-    async def _start(
-        self, argv: list[str], with_input: bool, env: Mapping[str, str]
-    ) -> tuple[asyncio.SubprocessTransport, asyncio.subprocess.Process]:
-        """As asyncio.create_subprocess_exec does it, which keeps the transport to itself."""
-        loop = asyncio.get_running_loop()
-        self._watch_children(loop)
-        try:
-            transport, protocol = await loop.subprocess_exec(
-                lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=_CHUNK_BYTES, loop=loop),
-                *argv,
-                stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env={**os.environ, "PATH": self._path, "LC_ALL": "C", **env},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise Unavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
-        return transport, asyncio.subprocess.Process(transport, protocol, loop)
+            child.close()
+        return Completed(argv, child.returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
 
     def _watch_children(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have ``loop`` wait for children by pidfd_open(2), as Python itself does from 3.12 on: its older way, a
@@ -134,20 +116,70 @@ class ProcessRunner:
         return await finish(self.run(*argv, timeout=timeout, env=env))
 
 
-async def _communicate(process: asyncio.subprocess.Process, input: bytes) -> tuple[bytes, bytes]:
-    async def feed() -> None:
-        if process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(input)
-                await process.stdin.drain()
-            process.stdin.close()
+class _Child:
+    """One program that runs, from its start to its end."""
 
-    assert process.stdout is not None
-    assert process.stderr is not None
-    _, stdout, stderr, _ = await asyncio.gather(
-        feed(), _read_bounded(process.stdout), _read_bounded(process.stderr), process.wait()
-    )
-    return stdout, stderr
+    def __init__(self) -> None:
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, argv: list[str], with_input: bool, env: Mapping[str, str]) -> None:
+        """As asyncio.create_subprocess_exec does it, which keeps the transport to itself."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._transport, protocol = await loop.subprocess_exec(
+                lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=_CHUNK_BYTES, loop=loop),
+                *argv,
+                stdin=asyncio.subprocess.PIPE if with_input else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Unavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
+        self._process = asyncio.subprocess.Process(self._transport, protocol, loop)
+
+    async def communicate(self, input: bytes) -> tuple[bytes, bytes]:
+        """Feed it, and wait for its end: the beginnings of stdout and stderr."""
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        _, stdout, stderr, _ = await asyncio.gather(
+            _feed(process, input), _read_bounded(process.stdout), _read_bounded(process.stderr), process.wait()
+        )
+        return stdout, stderr
+
+    @property
+    def returncode(self) -> int:
+        """Of a program that has ended."""
+        assert self._process is not None
+        assert self._process.returncode is not None
+        return self._process.returncode
+
+    async def end(self) -> None:
+        """Kill the whole process group and reap the child; one that sticks in the kernel is left to init."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REAP_SECONDS):
+                await self._process.wait()
+
+    def close(self) -> None:
+        """Close our ends of the pipes: a descendant in a session of its own may hold the others for ever."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def _feed(process: asyncio.subprocess.Process, input: bytes) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(input)
+            await process.stdin.drain()
+        process.stdin.close()
 
 
 async def _read_bounded(stream: asyncio.StreamReader) -> bytes:
@@ -156,12 +188,3 @@ async def _read_bounded(stream: asyncio.StreamReader) -> bytes:
     while chunk := await stream.read(_CHUNK_BYTES):
         kept += chunk[: MAX_OUTPUT_BYTES - len(kept)]
     return bytes(kept)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the whole process group and reap the child; one that sticks in the kernel is left to init."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(REAP_SECONDS):
-            await process.wait()

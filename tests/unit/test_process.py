@@ -10,6 +10,7 @@ import pytest
 from rds_csi.errors import DeadlineExceeded, Unavailable
 from rds_csi.process import MAX_OUTPUT_BYTES, ProcessRunner
 from tests.support.rpc import eventually, open_descriptors
+from tests.support.waiting import wait_until
 
 
 def is_alive(pid: int) -> bool:
@@ -86,6 +87,21 @@ async def test_a_cancelled_run_ends_what_the_program_has_started(tmp_path: Path)
     with pytest.raises(asyncio.CancelledError):
         await task
     await gone(child)
+
+
+@pytest.mark.parametrize("steps", range(2, 8))
+async def test_a_run_cancelled_while_it_starts_ends_what_the_program_has_started(tmp_path: Path, steps: int) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {pid_file}; wait"
+    task = asyncio.create_task(ProcessRunner().run("sh", "-c", script, timeout=60))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    # The loop stands still meanwhile, as on a busy machine.
+    wait_until(lambda: text_of(pid_file) != "", "the program has started another one")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await gone(int(text_of(pid_file)))
 
 
 @pytest.mark.parametrize("steps", range(8))
