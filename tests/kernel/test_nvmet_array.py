@@ -325,8 +325,10 @@ async def test_foreign_subsystems_ports_and_hosts_are_left_alone(directory: Path
     _assert_clean(directory)
 
 
+# For each line of its input a process that plays a life over and over, until it is killed; forked, as imports take
+# seconds in there.
 _LIFE = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from rds_csi.arrays.nvmet import open_array
 from rds_csi.arrays.protocol import ArrayOptions
@@ -338,7 +340,7 @@ from rds_csi.workers import Workers
 async def main(url, prefix, host):
     array = open_array(url, ArrayOptions(ProcessRunner(), Workers(), HostPaths(), prefix))
     await array.start()
-    print("started", flush=True)
+    print(os.getpid(), flush=True)
     attachment = Attachment(Node("n1", host), "t", AccessMode.SINGLE_NODE_WRITER)
     while True:
         await array.create_volume(VolumeSpec("v1", "v1", 8 << 20))
@@ -349,27 +351,40 @@ async def main(url, prefix, host):
         await array.delete_volume("v1")
         await array.delete_snapshot("s1")
 
-asyncio.run(main(*sys.argv[1:]))
+while sys.stdin.readline():
+    if (child := os.fork()) == 0:
+        asyncio.run(main(*sys.argv[1:]))
+    os.waitpid(child, 0)
+    print("ended", flush=True)
 """
 
 
 @contextmanager
-def _living(url: str) -> Iterator[None]:
-    """A process that plays the life above over and over; killed at the end of the block."""
-    child = subprocess.Popen([sys.executable, "-c", _LIFE, url, PREFIX, HOST_NQN], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    with child.stdout:
-        try:
-            assert child.stdout.readline() == b"started\n"
-            yield
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
+def _living(lives: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """One of the lives above; killed at the end of the block."""
+    assert lives.stdin is not None
+    assert lives.stdout is not None
+    lives.stdin.write(b"\n")
+    lives.stdin.flush()
+    pid = int(lives.stdout.readline())
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        assert lives.stdout.readline() == b"ended\n"
 
 
-async def test_killed_at_any_moment_the_repeat_completes(directory: Path) -> None:
+@pytest.fixture
+def lives(directory: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """The process that starts lives in the array at ``directory``."""
+    argv = (sys.executable, "-c", _LIFE, f"nvmet://127.0.0.1:{PORT}?backing={directory}", PREFIX, HOST_NQN)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        yield parent
+
+
+async def test_killed_at_any_moment_the_repeat_completes(directory: Path, lives: "subprocess.Popen[bytes]") -> None:
     for number in range(8):
-        with _living(f"nvmet://127.0.0.1:{PORT}?backing={directory}"):
+        with _living(lives):
             # Spread over a few rounds of the life, which takes about half a second here.
             await asyncio.sleep(0.137 * number)
         array = _open(directory)
