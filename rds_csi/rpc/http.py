@@ -95,7 +95,8 @@ class HttpEndpoint:
         self._token = token
         self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # In the order in which they began.
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @property
     def port(self) -> int:
@@ -151,29 +152,30 @@ class HttpEndpoint:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= _CONNECTIONS:
-            writer.transport.abort()
-            return
+        answered = [task for task in self._tasks if not task.cancelling()]
+        if len(answered) >= _CONNECTIONS:
+            # Of so many, who came first most likely says nothing. A probe that is turned away costs the pod.
+            answered[0].cancel()
         task = asyncio.get_running_loop().create_task(self._exchange(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = writer
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # Also of an exchange that was cancelled before it began; nothing happens when it is closed already.
+        self._tasks.pop(task).transport.abort()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            # TimeoutError is an OSError: a client that is too slow, or has gone, gets nothing.
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(_EXCHANGE_SECONDS):
-                    if self._tls is not None:
-                        # Here and not by the listening socket: the handshake is within the bounds of time and number,
-                        # and each connection gets the certificate that is in the files now.
-                        await writer.start_tls(self._tls.get())
-                    writer.write(await self._answer(reader))
-                    await writer.drain()
-                    writer.close()
-                    await writer.wait_closed()
-        finally:
-            # Nothing happens when it is closed already.
-            writer.transport.abort()
+        # TimeoutError is an OSError: a client that is too slow, or has gone, gets nothing.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(_EXCHANGE_SECONDS):
+                if self._tls is not None:
+                    # Here and not by the listening socket: the handshake is within the bounds of time and number,
+                    # and each connection gets the certificate that is in the files now.
+                    await writer.start_tls(self._tls.get())
+                writer.write(await self._answer(reader))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bytes:
         try:

@@ -101,6 +101,7 @@ async def test_clients_that_say_nothing_are_bounded_and_leave_nothing() -> None:
     async with endpoint() as http:
         connections = [await asyncio.open_connection("127.0.0.1", http.port) for _ in range(40)]
         await eventually(lambda: open_descriptors() <= before + 40 + 16 + 1, "at most sixteen are kept")
+        assert (await get(http, "/healthz"))[0] == 200, "they keep no probe out"
         for _, writer in connections:
             writer.close()
         await eventually(lambda: open_descriptors() <= before + 1, "only the listening socket is left")

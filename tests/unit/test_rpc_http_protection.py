@@ -130,6 +130,7 @@ async def test_clients_that_begin_no_handshake_are_bounded_and_leave_nothing(tmp
     async with endpoint(cert=cert, key=key) as port:
         connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
         await eventually(lambda: open_descriptors() <= before + 40 + 16 + 1, "at most sixteen are kept")
+        assert await status(port, "/healthz", trusted=cert) == 200, "they keep no probe out"
         for _, writer in connections:
             writer.close()
         await eventually(lambda: open_descriptors() <= before + 1, "only the listening socket is left")
