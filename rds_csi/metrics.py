@@ -114,6 +114,7 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+        _begin_at_zero(self.reconnects, "ok", "failed")
         self.duplicate_hosts = Gauge(
             "rds_csi_duplicate_host_nqns",
             "Host NQNs that more than one node has; each is a danger to data.",
@@ -136,6 +137,9 @@ class Metrics:
             ["result"],
             registry=self.registry,
         )
+        _begin_at_zero(self.sweeps, "ok", "failed")
+        _begin_at_zero(self.sweep_decisions, "keep", "disconnect", "foreign")
+        _begin_at_zero(self.sweep_disconnects, "ok", "failed", "spared")
         self.sweep_last_success = Gauge(
             "rds_csi_sweep_last_success_timestamp_seconds",
             "When the last sweep came to its end (Unix time).",
@@ -158,3 +162,10 @@ class Metrics:
             except Exception as error:
                 log.warning("metrics may be old: %s: %s", type(error).__name__, error)
         return generate_latest(self.registry)
+
+
+def _begin_at_zero(counter: Counter, *values: str) -> None:
+    """Show the series of each value of its label from the start: of one that begins with 1, increase() sees nothing,
+    and no alert comes of what happens once."""
+    for value in values:
+        counter.labels(value)

@@ -15,6 +15,17 @@ async def test_the_exposition_has_our_metrics_and_those_of_the_process() -> None
     assert "process_resident_memory_bytes" in text
 
 
+async def test_what_an_alert_counts_is_shown_before_it_happens() -> None:
+    text = (await Metrics().exposition()).decode()
+    for series in (
+        'rds_csi_nvme_reconnects_total{result="failed"}',
+        'rds_csi_sweep_decisions_total{decision="disconnect"}',
+        'rds_csi_sweep_disconnects_total{result="failed"}',
+        'rds_csi_sweep_runs_total{result="failed"}',
+    ):
+        assert f"{series} 0.0" in text
+
+
 def test_two_objects_share_nothing() -> None:
     one, other = Metrics(), Metrics()
     one.array_available.labels("a").set(1)
