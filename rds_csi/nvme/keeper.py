@@ -22,7 +22,7 @@ from rds_csi.model.records import StageRecord
 from rds_csi.model.targets import NvmeTarget
 from rds_csi.nvme.outages import Condition, Moment, Watched, condition_of
 from rds_csi.nvme.resolver import DeviceResolver
-from rds_csi.nvme.sessions import Session, SessionIndex
+from rds_csi.nvme.sessions import Session
 from rds_csi.nvme.uevents import Bell, Uevent, Uevents
 from rds_csi.retry import Clock
 from rds_csi.tasks import finish
@@ -106,8 +106,9 @@ class SessionKeeper:
     async def look(self) -> None:
         """Look once: tell what changed, and begin the attempts that are due."""
         staged = await self._staged_sessions()
-        index = await self._resolver.index()
-        if any(self._is_new_loss(nqn, index) for nqn in staged):
+        # Not all there are: a look must cost nothing where other sessions are many and few volumes staged.
+        sessions = await self._resolver.sessions(staged)
+        if any(self._is_new_loss(nqn, sessions) for nqn in staged):
             # One that was unstaged while we looked is not lost.
             again = await self._staged_sessions()
             staged = {nqn: again[nqn] for nqn in staged if nqn in again}
@@ -116,11 +117,11 @@ class SessionKeeper:
         }
         for nqn, watched in self._watched.items():
             watched.record, watched.target = staged[nqn]
-            self._see(watched, index.session(nqn))
+            self._see(watched, sessions.get(nqn))
         self._names = {
             name: nqn
             for nqn in self._watched
-            if (session := index.session(nqn)) is not None
+            if (session := sessions.get(nqn)) is not None
             for name in (session.subsystem, *(controller.name for controller in session.controllers))
         }
         self._count()
@@ -159,10 +160,10 @@ class SessionKeeper:
             if isinstance(record.target, NvmeTarget)
         }
 
-    def _is_new_loss(self, nqn: str, index: SessionIndex) -> bool:
+    def _is_new_loss(self, nqn: str, sessions: Mapping[str, Session]) -> bool:
         known = self._watched.get(nqn)
         was_lost = known is not None and known.condition is Condition.LOST
-        return not was_lost and condition_of(index.session(nqn)) is Condition.LOST
+        return not was_lost and condition_of(sessions.get(nqn)) is Condition.LOST
 
     def _see(self, watched: Watched, session: Session | None) -> None:
         if condition_of(session) is not Condition.LIVE and self._is_held(watched):

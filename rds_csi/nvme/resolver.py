@@ -1,7 +1,7 @@
 """From an NQN to what the kernel has of it: looks into sysfs off the event loop, full scans shared by their callers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -44,6 +44,10 @@ class DeviceResolver:
     async def session(self, nqn: str) -> Session | None:
         """The session of ``nqn``; None when the kernel has none. Costs next to nothing more beside many others."""
         return await self._look(partial(self.sysfs.session, nqn))
+
+    async def sessions(self, nqns: Collection[str]) -> Mapping[str, Session]:
+        """The sessions of these by their NQNs, without those that have none; no other session costs anything."""
+        return await self._look(partial(self.sysfs.sessions, tuple(nqns))) if nqns else {}
 
     async def list_connected_subsystems(self) -> tuple[str, ...]:
         """The NQNs of all subsystems with at least one controller, whatever its state."""

@@ -6,7 +6,7 @@ What could not be looked at (EMFILE, ENOMEM…) is an OSError, never absence. Bl
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -59,18 +59,24 @@ class NvmeSysfs:
         return SessionIndex(MappingProxyType({nqn: tuple(sessions) for nqn, sessions in found.items()}))
 
     def session(self, nqn: str) -> Session | None:
-        """The session of ``nqn`` alone. Other subsystems cost their entry in one directory, and one small read
-        when they are new; nothing at all when ``nqn`` has controllers and is where it was the last time."""
+        """The session of ``nqn`` alone, as ``sessions`` finds it."""
+        return self.sessions((nqn,)).get(nqn)
+
+    def sessions(self, nqns: Iterable[str]) -> Mapping[str, Session]:
+        """The sessions of these by their NQNs, without those that have none. Other subsystems cost their entry in one
+        directory, and one small read when they are new; nothing at all when each of ``nqns`` has controllers and is
+        where it was the last time."""
         subsystems = self._open(self._subsystems)
         if subsystems is None:
-            return None
+            return {}
         with subsystems:
-            place = self._places.get(nqn)
-            session = self._at(subsystems, place, nqn) if place is not None else None
-            if session is not None and session.controllers:
-                return session
-            looked = (self._at(subsystems, name, nqn) for name in self._named(subsystems, nqn))
-            return SessionIndex({nqn: tuple(session for session in looked if session is not None)}).session(nqn)
+            found = {nqn: self._in_place(subsystems, nqn) for nqn in nqns}
+            missed = [nqn for nqn, session in found.items() if session is None]
+            names = self._names(subsystems) if missed else {}
+            for nqn in missed:
+                looked = (self._at(subsystems, name, nqn) for name in names.get(nqn, ()))
+                found[nqn] = SessionIndex({nqn: tuple(item for item in looked if item is not None)}).session(nqn)
+        return {nqn: session for nqn, session in found.items() if session is not None}
 
     def nqn_of(self, number: DeviceNumber) -> str:
         """The NQN behind the block device ``number``; "" when it is not of an NVMe subsystem.
@@ -104,6 +110,12 @@ class NvmeSysfs:
         finally:
             os.close(descriptor)
 
+    def _in_place(self, subsystems: Directory, nqn: str) -> Session | None:
+        """The session of ``nqn`` when it has controllers and is where it was the last time."""
+        place = self._places.get(nqn)
+        session = self._at(subsystems, place, nqn) if place is not None else None
+        return session if session is not None and session.controllers else None
+
     def _at(self, subsystems: Directory, name: str, nqn: str) -> Session | None:
         """The subsystem called ``name``, when it is that of ``nqn``."""
         known = self._known.get(name)
@@ -114,8 +126,8 @@ class NvmeSysfs:
             self._known[name] = replace(known, facts=read[1])
         return read[0]
 
-    def _named(self, subsystems: Directory, nqn: str) -> list[str]:
-        """The subsystems that have ``nqn``: there may be a left-over beside its successor."""
+    def _names(self, subsystems: Directory) -> Mapping[str, Sequence[str]]:
+        """What the subsystems of each NQN are called, in order: there may be a left-over beside its successor."""
         known: dict[str, _Known] = {}
         for name, inode in subsystems.entries().items():
             before = self._known.get(name)
@@ -124,7 +136,10 @@ class NvmeSysfs:
             if before.nqn:
                 known[name] = before
         self._remember(known)
-        return sorted(name for name, subsystem in known.items() if subsystem.nqn == nqn)
+        names: dict[str, list[str]] = {}
+        for name in sorted(known):
+            names.setdefault(known[name].nqn, []).append(name)
+        return names
 
     def _remember(self, known: dict[str, _Known]) -> None:
         self._known = known

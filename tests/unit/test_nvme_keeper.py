@@ -147,6 +147,19 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
+async def test_sessions_of_volumes_that_are_not_staged_are_not_looked_at(bench: Bench) -> None:
+    bench.connect()
+    await bench.look()
+    bench.connect("nqn.2026-01.io.example:foreign")
+    unreadable = bench.tree.path("sys/class/nvme-subsystem/nvme-subsys1/subsysnqn")
+    unreadable.unlink()
+    unreadable.mkdir()
+    await bench.look(after=LOOK_SECONDS)
+    assert bench.keeper.troubles() == {}
+    bench.records.clear()
+    await bench.look(after=LOOK_SECONDS)
+
+
 async def test_a_session_that_is_well_is_left_alone(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     bench.connect()

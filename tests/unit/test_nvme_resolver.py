@@ -96,6 +96,17 @@ async def test_a_scan_that_fails_tells_all_who_share_it_and_the_next_is_a_new_on
     assert len(await resolver.index()) == 0
 
 
+async def test_the_sessions_of_none_cost_no_look(tmp_path: Path) -> None:
+    tree, workers = NvmeTree(tmp_path), GatedWorkers()
+    tree.add_session(f"{NQN}0")
+    resolver = DeviceResolver(tree.host, workers)
+    assert await resolver.sessions(()) == {}
+    assert workers.begun == 0
+    workers.gate.set()
+    assert set(await resolver.sessions((f"{NQN}0", f"{NQN}1"))) == {f"{NQN}0"}
+    assert workers.begun == 1
+
+
 async def test_a_failure_that_nobody_waits_for_is_not_reported(tmp_path: Path) -> None:
     workers = GatedWorkers()
     workers.failure = OSError(errno.EIO, "Input/output error")

@@ -344,6 +344,44 @@ def test_a_subsystem_that_took_the_name_of_another_is_read_anew(tmp_path: Path) 
     assert found.subsystem == "nvme-subsys0"
 
 
+def test_several_sessions_are_looked_at_without_the_others(tmp_path: Path) -> None:
+    looks: list[str] = []
+    tree = NvmeTree(tmp_path)
+    wanted = [f"{NQN}-{number}" for number in range(3)]
+    for nqn in (*wanted, *(f"{NQN}-other-{number}" for number in range(100))):
+        tree.add_namespace(tree.add_session(nqn))
+    sysfs = watched(tree.host, looks.append)
+    everything = sysfs.scan()
+    looks.clear()
+    alone = {nqn: sysfs.session(nqn) for nqn in wanted}
+    one_by_one = len(looks)
+    looks.clear()
+
+    found = sysfs.sessions(wanted)
+
+    assert found == alone == {nqn: everything.session(nqn) for nqn in wanted}
+    assert len(looks) <= one_by_one
+
+
+def test_of_several_sessions_those_that_moved_or_are_not_there_are_found_out(tmp_path: Path) -> None:
+    tree = NvmeTree(tmp_path)
+    stays, moves = f"{NQN}-stays", f"{NQN}-moves"
+    tree.add_session(stays)
+    before = tree.add_session(moves)
+    sysfs = NvmeSysfs(tree.host)
+    assert set(sysfs.sessions((stays, moves, f"{NQN}-absent"))) == {stays, moves}
+    tree.remove_session(before)
+    assert set(sysfs.sessions((stays, moves))) == {stays}
+    tree.add_session(f"{NQN}-between")
+    tree.add_session(moves)
+    assert sysfs.sessions((moves, stays)) == {nqn: NvmeSysfs(tree.host).session(nqn) for nqn in (moves, stays)}
+    assert sysfs.sessions(()) == {}
+
+
+def test_without_nvme_there_are_no_sessions(tmp_path: Path) -> None:
+    assert NvmeSysfs(HostPaths(str(tmp_path))).sessions((NQN,)) == {}
+
+
 def test_a_link_to_a_controller_of_another_subsystem_is_not_followed_into_the_session(tmp_path: Path) -> None:
     tree = NvmeTree(tmp_path)
     tree.add_session(NQN)
