@@ -46,8 +46,13 @@ class DeviceResolver:
         return await self._look(partial(self.sysfs.session, nqn))
 
     async def sessions(self, nqns: Collection[str]) -> Mapping[str, Session]:
-        """The sessions of these by their NQNs, without those that have none; no other session costs anything."""
-        return await self._look(partial(self.sysfs.sessions, tuple(nqns))) if nqns else {}
+        """The sessions of these by their NQNs, without those that have none; no other session costs anything.
+
+        For who looks again and again: while a look is stuck in the kernel, the next ones are Unavailable at once.
+        """
+        if not nqns:
+            return {}
+        return await self._look(partial(self.sysfs.sessions, tuple(nqns)), key="sessions of NVMe in sysfs")
 
     async def list_connected_subsystems(self) -> tuple[str, ...]:
         """The NQNs of all subsystems with at least one controller, whatever its state."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from rds_csi.errors import ResourceExhausted, Unavailable
+from rds_csi.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from rds_csi.nvme.resolver import DeviceResolver
 from rds_csi.nvme.sessions import SessionIndex
 from rds_csi.workers import Workers
@@ -37,6 +38,21 @@ class GatedWorkers(Workers):
             failure, self.failure = self.failure, None
             raise failure
         return await super().run(function, timeout=timeout, key=key)
+
+
+class StallingWorkers(Workers):
+    """Whose functions hang until ``gate`` opens, and are given up after a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    async def run(self, function: Callable[[], T], *, timeout: float, key: str = "") -> T:
+        def stall() -> T:
+            self.gate.wait()
+            return function()
+
+        return await super().run(stall, timeout=0.05, key=key)
 
 
 def ask(resolver: DeviceResolver, number: int) -> list[asyncio.Task[SessionIndex]]:
@@ -105,6 +121,18 @@ async def test_the_sessions_of_none_cost_no_look(tmp_path: Path) -> None:
     workers.gate.set()
     assert set(await resolver.sessions((f"{NQN}0", f"{NQN}1"))) == {f"{NQN}0"}
     assert workers.begun == 1
+
+
+async def test_repeated_looks_at_sessions_do_not_pile_up_behind_one_that_is_stuck(tmp_path: Path) -> None:
+    workers = StallingWorkers()
+    resolver = DeviceResolver(NvmeTree(tmp_path).host, workers)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await resolver.sessions((f"{NQN}0",))
+        with pytest.raises(Unavailable, match="has not come back"):
+            await resolver.sessions((f"{NQN}0",))
+    finally:
+        workers.gate.set()
 
 
 async def test_a_failure_that_nobody_waits_for_is_not_reported(tmp_path: Path) -> None:
