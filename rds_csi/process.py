@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakSet
@@ -75,16 +75,11 @@ class ProcessRunner:
     async def run(
         self, *argv: str, timeout: float, input: bytes = b"", env: Mapping[str, str] | None = None
     ) -> Completed:
-        program = shutil.which(argv[0], path=self._path)
-        if program is None:
-            raise Unavailable(f"{argv[0]} is not installed", remedy=f"Install the package that has {argv[0]}.")
         child = _Child()
         self._watch_children(asyncio.get_running_loop())
         try:
             # Cancelled in the middle of a start, asyncio kills the program alone and waits for its children to end.
-            await finish(
-                child.start([program, *argv[1:]], bool(input), {"PATH": self._path, "LC_ALL": "C", **(env or {})})
-            )
+            await finish(child.start(argv, bool(input), {"PATH": self._path, "LC_ALL": "C", **(env or {})}))
             async with asyncio.timeout(timeout):
                 stdout, stderr = await child.communicate(input)
         except TimeoutError:
@@ -123,8 +118,9 @@ class _Child:
         self._transport: asyncio.SubprocessTransport | None = None
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, argv: list[str], with_input: bool, env: Mapping[str, str]) -> None:
-        """As asyncio.create_subprocess_exec does it, which keeps the transport to itself."""
+    async def start(self, argv: Sequence[str], with_input: bool, env: Mapping[str, str]) -> None:
+        """As asyncio.create_subprocess_exec does it, which keeps the transport to itself. The child looks for the
+        program on the $PATH of ``env``."""
         loop = asyncio.get_running_loop()
         try:
             self._transport, protocol = await loop.subprocess_exec(
@@ -137,6 +133,11 @@ class _Child:
                 start_new_session=True,
             )
         except OSError as error:
+            # One that lacks its interpreter is not found either. Looked for only now: the search is a good part of
+            # what a short program costs.
+            if shutil.which(argv[0], path=env["PATH"]) is None:
+                remedy = f"Install the package that has {argv[0]}."
+                raise Unavailable(f"{argv[0]} is not installed", remedy=remedy) from error
             raise Unavailable(f"{argv[0]} cannot be started: {error.strerror}") from error
         self._process = asyncio.subprocess.Process(self._transport, protocol, loop)
 
