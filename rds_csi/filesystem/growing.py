@@ -5,7 +5,7 @@ import os
 import struct
 
 from rds_csi.errors import DriverError, FailedPrecondition, InvalidArgument, Unavailable
-from rds_csi.filesystem.superblock import Superblock, read_superblocks
+from rds_csi.filesystem.superblock import Superblock, read_mounted_ext, read_superblocks
 from rds_csi.model.devices import Device
 from rds_csi.model.oserrors import as_driver_error
 from rds_csi.model.sizes import MIB
@@ -64,8 +64,8 @@ async def _extent(workers: Workers, device: Device, path: str, fs_type: str) -> 
     def look() -> Superblock:
         if fs_type == "xfs":
             return Superblock("xfs", "", _xfs_size(path))
-        # ext4 keeps its superblock in the page cache; btrfs has written its own when the resize comes back.
-        found = read_superblocks(device, cached=fs_type in _EXT)
+        # btrfs has written its own when the resize comes back.
+        found = read_mounted_ext(device) if fs_type in _EXT else read_superblocks(device)
         if len(found) != 1 or (found[0].fs_type != fs_type and not {found[0].fs_type, fs_type} <= _EXT):
             raise Unavailable(f"{device.path} shows no {fs_type} superblock any more")
         return found[0]

@@ -21,6 +21,7 @@ HEAD_BYTES = 128 * KIB
 
 _EXT_OFFSET = 1 * KIB
 _EXT_LENGTH = 1 * KIB
+_EXT_HEAD_BYTES = 4 * KIB
 _EXT_MAGIC = 0xEF53
 _EXT_COMPAT_HAS_JOURNAL = 0x4
 _EXT_INCOMPAT_JOURNAL_DEV = 0x8
@@ -58,17 +59,25 @@ def recognise(head: bytes) -> tuple[Superblock, ...]:
     return tuple(superblock for superblock in found if superblock is not None)
 
 
-def read_superblocks(device: Device, *, cached: bool = False) -> tuple[Superblock, ...]:
-    """Blocking. Unavailable when the device cannot be read, or does not give its whole head.
+def read_superblocks(device: Device) -> tuple[Superblock, ...]:
+    """Blocking. Unavailable when the device cannot be read, or does not give its whole head."""
+    with opened_direct(device) as descriptor:
+        return recognise(_head(device, descriptor, HEAD_BYTES))
 
-    ``cached``: through the page cache, where a mounted ext4 has its superblock before the journal brings it to disk.
-    """
-    with opened(device, os.O_RDONLY) if cached else opened_direct(device) as descriptor:
-        expected = min(HEAD_BYTES, size_of(descriptor))
-        head = read_at(descriptor, 0, HEAD_BYTES)
+
+def read_mounted_ext(device: Device) -> tuple[Superblock, ...]:
+    """Blocking, like ``read_superblocks``, of a mounted ext2/3/4: through the page cache, which has its superblock
+    before the journal brings it to disk; and no more than that, so that nothing is read from the device."""
+    with opened(device, os.O_RDONLY) as descriptor:
+        return recognise(_head(device, descriptor, _EXT_HEAD_BYTES))
+
+
+def _head(device: Device, descriptor: int, length: int) -> bytes:
+    expected = min(length, size_of(descriptor))
+    head = read_at(descriptor, 0, length)
     if len(head) < expected or not head:
         raise Unavailable(f"{device.path} gave {len(head)} bytes of {expected}")
-    return recognise(head)
+    return head
 
 
 def identify(device: Device) -> Content:

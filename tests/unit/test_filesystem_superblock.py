@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rds_csi.errors import Unavailable
-from rds_csi.filesystem.superblock import HEAD_BYTES, identify, recognise
+from rds_csi.filesystem.superblock import HEAD_BYTES, identify, read_mounted_ext, recognise
 from rds_csi.model.devices import Device, DeviceNumber
 from rds_csi.model.sizes import GIB, KIB, MIB
 
@@ -99,6 +99,11 @@ def test_two_superblocks_at_once_are_no_answer(tmp_path: Path) -> None:
     content = identify(image(tmp_path, both))
     assert content.fs_type == ""
     assert content.detail == "superblocks of ext4 and btrfs at once"
+
+
+def test_of_a_mounted_ext_only_the_page_of_its_superblock_is_read(tmp_path: Path) -> None:
+    both = bytes(left | right for left, right in zip(ext(blocks=512), btrfs(), strict=True))
+    assert read_mounted_ext(image(tmp_path, both)) == recognise(ext(blocks=512))
 
 
 def test_nothing_known_is_never_called_blank_by_the_everyday_probe(tmp_path: Path) -> None:
