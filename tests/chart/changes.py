@@ -64,7 +64,7 @@ _GENERAL = {
     "image.pullPolicy": Change("Always"),
     "driverName": Change("changed.example.org"),
     "nqnPrefix": Change("nqn.2026-01.org.example:changed:"),
-    "connector": Change("fabrics"),
+    "connector": Change("nvme-cli"),
     "kubeletPath": Change("/var/lib/k0s/kubelet"),
     "stateDir": Change("/var/lib/changed"),
     "logFormat": Change("json"),

@@ -109,17 +109,23 @@ print(json.dumps([looked, lacking]))
 """
 
 
-def test_the_doctor_finds_every_tool(image: Archive, root: Path, home: Path) -> None:
+@pytest.mark.parametrize(
+    ("connector", "of_the_other", "says"),
+    [("nvme-cli", "dd", ("nvme", "nvme version 2.")), ("fabrics", "nvme", ("dd", "(coreutils)"))],
+)
+def test_the_doctor_finds_every_tool(
+    image: Archive, root: Path, home: Path, connector: str, of_the_other: str, says: tuple[str, str]
+) -> None:
     (home / "state").mkdir()
-    arguments = ("doctor", "--connector", "nvme-cli", "--state-dir", f"{home}/state", "--output", "json")
+    arguments = ("doctor", "--connector", connector, "--state-dir", f"{home}/state", "--output", "json")
     with Container(image, root, home / "log", node_place(home), *arguments) as doctor:
         assert doctor.wait() in (0, 1), doctor.text()
     found: list[dict[str, Any]] = json.loads(doctor.text())
     tools = {item["subject"]: item for item in found if item["subject"] in started_programs()}
     assert [item for item in tools.values() if item["state"] != "ok"] == []
-    # dd is the other connector's.
-    assert set(tools) == started_programs() - {"dd"}
-    assert "nvme version 2." in tools["nvme"]["message"]
+    assert set(tools) == started_programs() - {of_the_other}
+    tool, message = says
+    assert message in tools[tool]["message"]
 
 
 def test_the_whole_life_of_a_volume(image: Archive, root: Path, home: Path) -> None:

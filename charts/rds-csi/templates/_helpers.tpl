@@ -94,7 +94,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "rds-csi.connector" -}}
-{{- default (ternary "loop" "nvme-cli" (eq (include "rds-csi.array.isLocal" .) "true")) .Values.connector -}}
+{{- default (ternary "loop" "fabrics" (eq (include "rds-csi.array.isLocal" .) "true")) .Values.connector -}}
 {{- end }}
 
 {{/* What the settings of controller, node and sweep have in common, as environment variables, so that
