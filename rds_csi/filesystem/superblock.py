@@ -67,7 +67,7 @@ def read_superblocks(device: Device) -> tuple[Superblock, ...]:
 
 def read_mounted_ext(device: Device) -> tuple[Superblock, ...]:
     """Blocking, like ``read_superblocks``, of a mounted ext2/3/4: through the page cache, which has its superblock
-    before the journal brings it to disk; and no more than that, so that nothing is read from the device."""
+    before the journal brings it to disk. No more than its page: with 4 KiB blocks the mount has read that already."""
     with opened(device, os.O_RDONLY) as descriptor:
         return recognise(_head(device, descriptor, _EXT_HEAD_BYTES))
 
